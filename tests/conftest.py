@@ -1,0 +1,24 @@
+"""What all tests share: the order in which folders run, fast ones first, so that a slip is seen in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ORDER = ("core", "contracts", "loop", "webapi", "argus", "e2e")
+TESTS = Path(__file__).parent
+
+
+def _place(item: pytest.Item) -> tuple[bool, float]:
+    """Say where a test runs: engine tests last, then by folder in `ORDER`; a folder not named there before e2e."""
+    parts = item.path.relative_to(TESTS).parts if item.path.is_relative_to(TESTS) else ()
+    folder = parts[0] if len(parts) > 1 else ""
+    place = ORDER.index(folder) if folder in ORDER else len(ORDER) - 1.5
+    engine = item.get_closest_marker("engine") is not None
+    return (engine, place)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the collected tests; the sort is stable, so a file's own order stays."""
+    items.sort(key=_place)
