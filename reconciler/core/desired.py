@@ -1,0 +1,81 @@
+"""What should run: the tree's files with what their content says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from reconciler.core.entities import Located, Record, SpecFile, Tree, Unusable
+from reconciler.core.retry import waits
+from reconciler.core.workload import engine_version
+from reconciler.spec import HubSource, LocalSource, Problem, ServingSpec, SpecRejected, source_of
+
+PLAIN_FILE = "100644"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One model as the repository wants it.
+
+    `spec` is what its file says now, or why that is refused. `effective` is what is worked towards: the file's spec,
+    or while that is refused the last one that was accepted (None where there never was one).
+    """
+
+    file: SpecFile
+    spec: ServingSpec | SpecRejected
+    effective: ServingSpec | None
+
+
+def desired(
+    tree: Tree, parsed: Mapping[str, ServingSpec | SpecRejected], records: Mapping[str, Record]
+) -> dict[str, Wanted]:
+    """Join the tree's files with their parsed content, both keyed by model key.
+
+    A file that is refused is an entry, not a hole: its model holds at the last accepted spec.
+    """
+    wanted = {}
+    for key, file in tree.files.items():
+        spec = parsed[key] if file.mode == PLAIN_FILE else _no_plain_file(file)
+        if isinstance(spec, ServingSpec):
+            effective: ServingSpec | None = spec
+        else:
+            record = records.get(key)
+            effective = record.spec if record is not None else None
+        wanted[key] = Wanted(file=file, spec=spec, effective=effective)
+    return wanted
+
+
+def pinned(wanted: Wanted, record: Record | None, platform: str) -> Located | None:
+    """Give the folder that a model is bound to, None where one has to be looked for.
+
+    A version keeps the folder that it was started with: what a hub name points at may move in the cache, and scaling
+    must not mix two snapshots.
+    """
+    if record is None or record.applied is None or wanted.effective is None:
+        return None
+    version = engine_version(wanted.effective, wanted.file.identity, platform)
+    return Located(record.applied.source_path) if record.applied.version == version else None
+
+
+def must_be_located(wanted: Wanted, record: Record | None, now: datetime, platform: str) -> bool:
+    """Say whether this pass has to look at a model's folder: it is not bound to one and does not wait for a retry."""
+    if wanted.effective is None or pinned(wanted, record, platform) is not None:
+        return False
+    version = engine_version(wanted.effective, wanted.file.identity, platform)
+    return not waits(record.failure if record else None, version, now)
+
+
+def source(wanted: Wanted) -> LocalSource | HubSource | Unusable:
+    """Say which folder a model wants. An accepted spec's source is well-formed: parsing has seen to that."""
+    assert wanted.effective is not None, "only asked for models with an accepted spec"  # noqa: S101  caller's contract
+    found = source_of(wanted.effective.model_source, wanted.file.identity.user_id)
+    return Unusable(found.message) if isinstance(found, SpecRejected) else found
+
+
+def _no_plain_file(file: SpecFile) -> SpecRejected:
+    return SpecRejected(
+        problem=Problem.INVALID,
+        message=f"{file.identity.path} has git mode {file.mode}: a spec is a plain file (mode {PLAIN_FILE}), "
+        "neither executable nor a link",
+    )

@@ -1,0 +1,281 @@
+"""The nouns of the reconciler as plain frozen values. No behaviour beyond what a value knows of itself.
+
+Times are timezone-aware UTC datetimes. Paths of model folders are in the `/private/...` terms that users see;
+only the shell knows where `/private` lies on a disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
+
+from reconciler.spec import ServingSpec, SpecRejected
+
+WrittenBy: TypeAlias = Literal["api", "git"]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit on the branch, as events and records carry it.
+
+    `author` is the author's name as git has it (a user id for commits made by the API); `source` tells the
+    API's commits (committer `Argus`) from everybody else's.
+    """
+
+    sha: str
+    author: str
+    committed_at: datetime
+    source: WrittenBy
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a model is, as a function of the repository's history alone (`core.identity`)."""
+
+    model_key: str
+    model_id: str
+    user_id: str
+    suffix: str
+    path: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SpecFile:
+    """One model's file at a revision: its identity, its content's address, and the commit that last changed it."""
+
+    identity: Identity
+    blob: str
+    mode: str
+    commit: Commit
+
+
+class ChangeKind(StrEnum):
+    """What one commit did to one spec file."""
+
+    CREATED = "created"
+    MODIFIED = "modified"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """One commit's effect on one spec file. `before` and `after` are None where the file is absent."""
+
+    kind: ChangeKind
+    identity: Identity
+    commit: Commit
+    before: SpecFile | None
+    after: SpecFile | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The spec repository at one revision. `files` is keyed by model key; `revision` is None for a branch unborn."""
+
+    revision: str | None
+    files: Mapping[str, SpecFile]
+    users: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A model folder that may be served, in `/private/...` terms and pinned (a hub name's snapshot is resolved)."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A model folder that may not be served, and why, in words for the model's owner."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One model as the runtime is asked to run it.
+
+    `version` is the digest of all that the engine is built from (`core.workload`): two workloads of one version
+    differ at most in `num_replicas`, and the runtime keeps the replicas of a version that stays.
+    """
+
+    model_key: str
+    model_id: str
+    user_id: str
+    created_at: datetime
+    version: str
+    source_path: str
+    num_replicas: int
+    gpus_per_replica: int
+    engine_kwargs: Mapping[str, Any] = field(hash=False)
+    surge: bool = field(default=True, compare=False)
+    """Whether a new version starts beside the old one, or (for want of room) after it has gone."""
+
+    @property
+    def total_gpus(self) -> int:
+        """GPUs that all replicas take together."""
+        return self.num_replicas * self.gpus_per_replica
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """A public model name that the ingress knows. `reason` says why nothing is deployed for it; None where it is."""
+
+    model_id: str
+    model_key: str
+    user_id: str
+    created_at: datetime
+    reason: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the entry as the ingress receives it; `created` in whole seconds since the epoch."""
+        return {
+            "model_id": self.model_id,
+            "model_key": self.model_key,
+            "owner": self.user_id,
+            "created": int(self.created_at.timestamp()),
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """Everything the Serve application is to hold: the models that run and the names the ingress knows."""
+
+    workloads: Mapping[str, Workload]
+    catalogue: tuple[CatalogueEntry, ...]
+
+    @property
+    def catalogue_digest(self) -> str:
+        """Fingerprint of the catalogue, kept beside it in Serve, so that a later pass sees whether it is current."""
+        text = json.dumps([entry.as_json() for entry in self.catalogue], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Health(StrEnum):
+    """What Serve says of one deployment, reduced to what a plan needs."""
+
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    FAILED = "failed"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One model's deployment as Serve reports it. `version` and `target_replicas` are what was last applied."""
+
+    model_key: str
+    version: str | None
+    health: Health
+    target_replicas: int
+    running: int
+    starting: int
+    stopping: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The cluster's GPUs: how many there are and how many nobody holds."""
+
+    total_gpus: float
+    free_gpus: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What runs. `app_status` is Serve's own word, None where the application does not exist."""
+
+    app_status: str | None
+    app_message: str
+    catalogue_digest: str | None
+    deployments: Mapping[str, Deployment]
+    cluster: Cluster
+
+
+class State(StrEnum):
+    """The states of a model that users see."""
+
+    QUEUED = "QUEUED"
+    DEPLOYING = "DEPLOYING"
+    RUNNING = "RUNNING"
+    FAILED = "FAILED"
+    DELETING = "DELETING"
+    DELETED = "DELETED"
+
+
+class EventType(StrEnum):
+    """What can happen to a model. Past tense, but for the requests, which say what a commit asked for."""
+
+    DEPLOY_REQUESTED = "DEPLOY_REQUESTED"
+    UPDATE_REQUESTED = "UPDATE_REQUESTED"
+    SCALE_REQUESTED = "SCALE_REQUESTED"
+    DELETE_REQUESTED = "DELETE_REQUESTED"
+    SPEC_REJECTED = "SPEC_REJECTED"
+    DEPLOY_STARTED = "DEPLOY_STARTED"
+    DEPLOY_SUCCEEDED = "DEPLOY_SUCCEEDED"
+    DEPLOY_FAILED = "DEPLOY_FAILED"
+    SCALE_STARTED = "SCALE_STARTED"
+    SCALE_SUCCEEDED = "SCALE_SUCCEEDED"
+    ROLLED_BACK = "ROLLED_BACK"
+    REPLICAS_LOST = "REPLICAS_LOST"
+    RECOVERED = "RECOVERED"
+    DELETED = "DELETED"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a model, with the commit that caused it and who wrote that commit."""
+
+    event_type: EventType
+    model_key: str
+    user_id: str
+    created_at: datetime
+    commit: str
+    author: str
+    source: WrittenBy
+    payload: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a version does not run, how often it was tried, and when it is tried again."""
+
+    version: str
+    attempts: int
+    retry_at: datetime
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the ledger knows of one model.
+
+    `commit` is the revision that is wanted; `spec` what it says, None while no version of the file was ever
+    acceptable, and the last acceptable one while `rejection` is set. `applied` is what the runtime was last asked
+    to run, `serving` what last answered, each with its commit.
+    """
+
+    identity: Identity
+    blob: str
+    commit: Commit
+    state: State
+    updated_at: datetime
+    spec: ServingSpec | None = None
+    rejection: SpecRejected | None = None
+    applied: Workload | None = None
+    applied_commit: Commit | None = None
+    serving: Workload | None = None
+    serving_commit: Commit | None = None
+    failure: Failure | None = None
+    error_summary: str | None = None
+    deployment: Deployment | None = None

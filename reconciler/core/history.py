@@ -1,0 +1,149 @@
+"""The branch as a fold: commits, oldest first, become the files of today and everything that ever happened to them.
+
+A file counts at the commit that brought it onto the branch: history is walked along first parents, and a merge is one
+commit that brought all that it changed against its first parent. Content is never looked at here, so every file at a
+spec's path has an identity, valid or not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from reconciler.core.entities import ChangeKind, Commit, FileChange, SpecFile, Tree
+from reconciler.core.identity import Fingerprint, Keys, fingerprint
+from reconciler.names import split_path, user_of_path
+
+API_NAME = "Argus"
+API_EMAIL = "argus@localhost"
+"""The committer of every commit that the API makes; anybody else's commits came by git."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a revision holds at a path: git's mode, six octal digits, and the id of the object."""
+
+    mode: str
+    blob: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathChange:
+    """What one commit did at one path of the repository, any path. None where there is no file."""
+
+    path: str
+    before: Entry | None
+    after: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
+class RawCommit:
+    """One commit of the branch with its first parent and all that it changed against that parent."""
+
+    commit: Commit
+    parent: str | None
+    changes: tuple[PathChange, ...]
+
+
+class History:
+    """A branch from its first commit to `head`. Owned and extended by one reader; what it gives out is immutable."""
+
+    def __init__(self, fingerprint: Fingerprint = fingerprint) -> None:
+        self._keys = Keys(fingerprint)
+        self._files: dict[str, SpecFile] = {}  # by path
+        self._user_files: Counter[str] = Counter()
+        self._changes: list[FileChange] = []
+        self._seen: dict[str, int] = {}  # SHA -> how many of `_changes` had happened by then
+        self._head: str | None = None
+        self._tree = Tree(revision=None, files=MappingProxyType({}), users=frozenset())
+
+    @property
+    def head(self) -> str | None:
+        """The newest commit's SHA; None before the first."""
+        return self._head
+
+    @property
+    def tree(self) -> Tree:
+        """The repository at `head`."""
+        return self._tree
+
+    def at(self, path: str) -> SpecFile | None:
+        """Give the spec file at `path`, as of `head`."""
+        return self._files.get(path)
+
+    def extend(self, commits: Iterable[RawCommit]) -> None:
+        """Fold in the commits that follow `head`, oldest first.
+
+        Raises ValueError where a commit's first parent is not the commit before it; what came before that commit is
+        folded in.
+        """
+        try:
+            for raw in commits:
+                if raw.parent != self._head:
+                    raise ValueError(f"commit {raw.commit.sha} does not follow {self._head}")
+                self._fold(raw)
+        finally:
+            if self._tree.revision != self._head:
+                self._tree = Tree(
+                    revision=self._head,
+                    files=MappingProxyType({file.identity.model_key: file for file in self._files.values()}),
+                    users=frozenset(self._user_files),
+                )
+
+    def changes_since(self, revision: str) -> tuple[FileChange, ...] | None:
+        """Give what happened after `revision`, oldest first; None where `revision` is not on this branch."""
+        seen = self._seen.get(revision)
+        return None if seen is None else tuple(self._changes[seen:])
+
+    def change_by(self, sha: str, path: str) -> FileChange | None:
+        """Give what commit `sha` did to the spec file at `path`; None where nothing."""
+        end = self._seen.get(sha, 0)
+        for change in reversed(self._changes[:end]):
+            if change.commit.sha != sha:
+                return None
+            if change.identity.path == path:
+                return change
+        return None
+
+    def _fold(self, raw: RawCommit) -> None:
+        for change in sorted(raw.changes, key=lambda change: change.path):
+            self._count(change)
+            self._apply(raw.commit, change)
+        self._head = raw.commit.sha
+        self._seen[raw.commit.sha] = len(self._changes)
+
+    def _count(self, change: PathChange) -> None:
+        user_id = user_of_path(change.path)
+        if user_id is not None:
+            self._user_files[user_id] += (change.after is not None) - (change.before is not None)
+            if not self._user_files[user_id]:
+                del self._user_files[user_id]
+
+    def _apply(self, commit: Commit, change: PathChange) -> None:
+        name = split_path(change.path)
+        if name is None:
+            return
+        before = self._files.pop(change.path, None)
+        after = None
+        if change.after is not None:
+            identity = (
+                before.identity if before else self._keys.issue(name, change.path, commit.sha, commit.committed_at)
+            )
+            after = self._files[change.path] = SpecFile(identity, change.after.blob, change.after.mode, commit)
+        if before or after:
+            self._changes.append(_file_change(commit, before, after))
+
+
+def _file_change(commit: Commit, before: SpecFile | None, after: SpecFile | None) -> FileChange:
+    kept = after or before
+    if kept is None:
+        raise ValueError("a change needs a file before or after it")
+    if before is None:
+        kind = ChangeKind.CREATED
+    elif after is None:
+        kind = ChangeKind.DELETED
+    else:
+        kind = ChangeKind.MODIFIED
+    return FileChange(kind=kind, identity=kept.identity, commit=commit, before=before, after=after)

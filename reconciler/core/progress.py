@@ -1,0 +1,293 @@
+"""What happened: records and events from what was observed, wanted and started.
+
+Three steps of one pass, each a pure function from records to records. Events are differences: a record that does not
+change speaks of nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, assert_never
+
+from reconciler.core.desired import Wanted
+from reconciler.core.entities import (
+    Commit,
+    Deployment,
+    Event,
+    EventType,
+    Failure,
+    Health,
+    Observation,
+    Record,
+    State,
+    Workload,
+)
+from reconciler.core.plan import Action, Idle, Keep, Plan, Refuse, Remove, Scale, Settle, Start, Wait
+from reconciler.core.retry import next_failure
+from reconciler.spec import ServingSpec, SpecRejected
+
+LONGEST_SUMMARY = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Records brought up to date, by model key, and what happened on the way, in order."""
+
+    records: Mapping[str, Record]
+    events: tuple[Event, ...]
+
+
+def observed(records: Mapping[str, Record], seen: Observation, now: datetime, delays_s: Sequence[float]) -> Progress:
+    """Bring records up to date with what Serve says.
+
+    Only a deployment at the version that was applied tells anything about that version: a report on another is from
+    before the last apply.
+    """
+    after: dict[str, Record] = {}
+    events: list[Event] = []
+    for key, record in records.items():
+        deployment = seen.deployments.get(key)
+        updated, event = _observe(record, deployment, now, delays_s)
+        after[key] = replace(updated, deployment=deployment)
+        events += [event] if event else []
+    return Progress(after, tuple(events))
+
+
+def committed(
+    records: Mapping[str, Record], wanted: Mapping[str, Wanted], deletions: Mapping[str, Commit]
+) -> dict[str, Record]:
+    """Bring records up to date with the repository: new files, newer commits, files that are gone.
+
+    `deletions` holds the commits that removed a file, by model key. Times are those of the commits.
+    """
+    after = dict(records)
+    for key, want in wanted.items():
+        record = records.get(key)
+        if record is None or record.commit.sha != want.file.commit.sha:
+            after[key] = _commit(record, want)
+    for key, commit in deletions.items():
+        if key in after and key not in wanted:
+            after[key] = replace(after[key], commit=commit)
+    return after
+
+
+def decided(records: Mapping[str, Record], plan: Plan, now: datetime, delays_s: Sequence[float]) -> Progress:
+    """Bring records up to date with a plan that has been applied."""
+    after: dict[str, Record] = {}
+    events: list[Event] = []
+    for key, action in plan.actions.items():
+        record, event = _decide(records[key], action, now, delays_s)
+        after[key] = record
+        events += [event] if event else []
+    return Progress(after, tuple(events))
+
+
+def stamped(before: Mapping[str, Record], after: Mapping[str, Record], now: datetime) -> list[Record]:
+    """Give the records that differ, each with `updated_at` set where what users see of it has changed."""
+    changed = []
+    for key, record in after.items():
+        old = before.get(key)
+        if old is None or (_visible(old) != _visible(record)):
+            changed.append(replace(record, updated_at=now))
+        elif old != record:
+            changed.append(record)
+    return changed
+
+
+def _observe(
+    record: Record, seen: Deployment | None, now: datetime, delays_s: Sequence[float]
+) -> tuple[Record, Event | None]:
+    applied, commit = record.applied, record.applied_commit
+    if applied is None or commit is None or record.state in {State.DELETING, State.DELETED}:
+        return record, None
+    if seen is None or seen.version != applied.version:
+        return _lost(record, "Serve does not hold the model; it is being started again", now)
+    if seen.health is Health.FAILED:
+        message = seen.message[:LONGEST_SUMMARY] or "the engine did not start; Serve gives no reason"
+        failure = next_failure(record.failure, applied.version, message, now, delays_s)
+        return _failed(record, applied, commit, failure, now)
+    if seen.health is Health.HEALTHY and seen.running >= applied.num_replicas:
+        return _answers(record, applied, commit, now)
+    if seen.running == 0:
+        return _lost(record, seen.message or "no replica is running", now)
+    return record, None
+
+
+def _answers(record: Record, applied: Workload, commit: Commit, now: datetime) -> tuple[Record, Event | None]:
+    before = record.serving
+    failure = None if record.failure and record.failure.version == applied.version else record.failure
+    up = replace(
+        record,
+        state=State.RUNNING,
+        serving=applied,
+        serving_commit=commit,
+        failure=failure,
+    )
+    up = replace(up, error_summary=_still_wrong(up))
+    if record.state is State.RUNNING and before == applied:
+        return up, None
+    took_over = before is None or before.version != applied.version
+    if took_over:
+        return up, _event(record, EventType.DEPLOY_SUCCEEDED, commit, now, replicas=applied.num_replicas)
+    if before is not None and before.num_replicas != applied.num_replicas:
+        sizes = {"from": before.num_replicas, "to": applied.num_replicas}
+        return up, _event(record, EventType.SCALE_SUCCEEDED, commit, now, num_replicas=sizes)
+    return up, _event(record, EventType.RECOVERED, commit, now, replicas=applied.num_replicas)
+
+
+def _failed(
+    record: Record, applied: Workload, commit: Commit, failure: Failure, now: datetime
+) -> tuple[Record, Event | None]:
+    # The version that answered last may be the very one that fails now: then there is nothing to fall back on.
+    refuge = None if record.serving and record.serving.version == applied.version else record.serving
+    down = replace(
+        record, state=State.FAILED, failure=failure, error_summary=failure.message, serving=refuge, applied=None
+    )
+    return down, _event(record, EventType.DEPLOY_FAILED, commit, now, **_attempt(failure))
+
+
+def _lost(record: Record, reason: str, now: datetime) -> tuple[Record, Event | None]:
+    if record.state is not State.RUNNING or record.serving != record.applied or record.applied_commit is None:
+        return record, None
+    down = replace(record, state=State.DEPLOYING, error_summary=reason)
+    return down, _event(record, EventType.REPLICAS_LOST, record.applied_commit, now, reason=reason)
+
+
+def _commit(record: Record | None, want: Wanted) -> Record:
+    file = want.file
+    rejection = want.spec if isinstance(want.spec, SpecRejected) else None
+    accepted = want.spec if isinstance(want.spec, ServingSpec) else None
+    if record is None:
+        return Record(
+            identity=file.identity,
+            blob=file.blob,
+            commit=file.commit,
+            state=State.FAILED if rejection else State.QUEUED,
+            updated_at=file.commit.committed_at,
+            spec=accepted,
+            rejection=rejection,
+            error_summary=rejection.message if rejection else None,
+        )
+    return replace(
+        record,
+        blob=file.blob,
+        commit=file.commit,
+        spec=accepted or record.spec,
+        rejection=rejection,
+        error_summary=rejection.message if rejection else record.error_summary,
+    )
+
+
+def _decide(record: Record, action: Action, now: datetime, delays_s: Sequence[float]) -> tuple[Record, Event | None]:  # noqa: PLR0911  one return a case
+    match action:
+        case Keep(workload, commit):
+            return _keep(record, workload, commit), None
+        case Start(workload, commit):
+            changes = {"version": workload.version, "replicas": workload.num_replicas, "surge": workload.surge}
+            return _go(record, workload, commit), _event(record, EventType.DEPLOY_STARTED, commit, now, **changes)
+        case Scale(workload, commit):
+            before = record.applied.num_replicas if record.applied else 0
+            sizes = {"from": before, "to": workload.num_replicas}
+            return _go(record, workload, commit), _event(
+                record, EventType.SCALE_STARTED, commit, now, num_replicas=sizes
+            )
+        case Settle(workload):
+            return _settle(record, workload, now)
+        case Refuse(workload, version, commit, reason):
+            failure = next_failure(record.failure, version, reason, now, delays_s)
+            refused = replace(record, failure=failure, state=_state(record, workload), error_summary=reason)
+            return refused, _event(record, EventType.DEPLOY_FAILED, commit, now, **_attempt(failure))
+        case Wait(workload, reason):
+            state = State.QUEUED if workload is None else _state(record, workload)
+            return replace(record, state=state, error_summary=reason), None
+        case Idle():
+            return replace(record, state=State.FAILED), None
+        case Remove():
+            return _remove(record, now)
+        case _:
+            assert_never(action)
+
+
+def _keep(record: Record, workload: Workload, commit: Commit) -> Record:
+    if record.rejection is not None and record.applied_commit is not None:
+        commit = record.applied_commit  # the commit that is refused is not the one that runs
+    kept = replace(record, applied=workload, applied_commit=commit, failure=_of_version(record.failure, workload))
+    if record.state is State.RUNNING:
+        return replace(kept, serving_commit=commit, error_summary=_still_wrong(kept))
+    return replace(kept, state=State.DEPLOYING)
+
+
+def _go(record: Record, workload: Workload, commit: Commit) -> Record:
+    started = replace(
+        record,
+        applied=workload,
+        applied_commit=commit,
+        state=State.DEPLOYING,
+        failure=_of_version(record.failure, workload),
+    )
+    return replace(started, error_summary=_still_wrong(started))
+
+
+def _settle(record: Record, workload: Workload | None, now: datetime) -> tuple[Record, Event | None]:
+    if workload is None or record.serving_commit is None:
+        return replace(record, applied=None, state=State.FAILED), None
+    if record.applied == workload:
+        return record, None
+    still_up = record.deployment is not None and record.deployment.running > 0
+    back = replace(
+        record,
+        applied=workload,
+        applied_commit=record.serving_commit,
+        state=State.RUNNING if still_up else State.DEPLOYING,
+    )
+    return back, _event(record, EventType.ROLLED_BACK, record.commit, now, serving_commit=record.serving_commit.sha)
+
+
+def _remove(record: Record, now: datetime) -> tuple[Record, Event | None]:
+    if record.deployment is None and record.applied is None:
+        gone = replace(record, state=State.DELETED, error_summary=None)
+        return gone, _event(record, EventType.DELETED, record.commit, now)
+    return replace(record, state=State.DELETING, applied=None, error_summary=None), None
+
+
+def _state(record: Record, workload: Workload | None) -> State:
+    """Say RUNNING of a model that goes on answering while something newer does not come up."""
+    if workload is None:
+        return State.FAILED
+    return State.RUNNING if record.serving == workload else State.DEPLOYING
+
+
+def _attempt(failure: Failure) -> dict[str, Any]:
+    retry_at = failure.retry_at.isoformat().replace("+00:00", "Z")
+    return {"message": failure.message, "attempts": failure.attempts, "retry_at": retry_at}
+
+
+def _of_version(failure: Failure | None, workload: Workload) -> Failure | None:
+    """Forget the failure of any other version: a new commit starts afresh."""
+    return failure if failure is not None and failure.version == workload.version else None
+
+
+def _still_wrong(record: Record) -> str | None:
+    """Say what keeps the newest commit from being what answers, although something does."""
+    if record.rejection is not None:
+        return record.rejection.message
+    return record.failure.message if record.failure is not None else None
+
+
+def _visible(record: Record) -> tuple[Any, ...]:
+    return (record.commit.sha, record.state, record.error_summary, record.serving_commit, record.applied, record.spec)
+
+
+def _event(record: Record, event_type: EventType, commit: Commit, now: datetime, **payload: Any) -> Event:
+    return Event(
+        event_type=event_type,
+        model_key=record.identity.model_key,
+        user_id=record.identity.user_id,
+        created_at=now,
+        commit=commit.sha,
+        author=commit.author,
+        source=commit.source,
+        payload=payload,
+    )

@@ -1,0 +1,136 @@
+"""What the loop needs of the world, as Protocols. Their semantics stand here; `shell/` and `testing.py` keep them.
+
+Every method that waits has a time limit of its own and raises the `Unreachable` of its port when it is passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, TypeAlias
+
+from reconciler.core.entities import (
+    App,
+    Event,
+    FileChange,
+    Located,
+    Observation,
+    Record,
+    Tree,
+    Unusable,
+)
+from reconciler.spec import HubSource, LocalSource
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The repository at its newest revision, and what happened to spec files since the revision asked about.
+
+    `changes` are in the order of the branch (oldest first); None where `since` is not on the branch any more
+    (rewritten history) or was not given: then only comparing trees tells what is new.
+    """
+
+    tree: Tree
+    changes: tuple[FileChange, ...] | None
+
+
+class Source(Protocol):
+    """The spec repository, read only."""
+
+    def read(self, since: str | None) -> Reading:
+        """Fetch the branch and read it. Raises SourceUnreachable.
+
+        A file counts at the commit that brought it onto the branch: history is walked along first parents.
+        """
+        ...
+
+    def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
+        """Read blobs by id, each cut to `max_bytes` + 1 bytes so that a caller can see that one is too large.
+
+        Raises SourceUnreachable, also where an id names no blob.
+        """
+        ...
+
+
+class ModelFolders(Protocol):
+    """The disk with the models."""
+
+    def locate(self, source: LocalSource | HubSource, owner: str) -> Located | Unusable:
+        """Find and inspect the folder that a spec of `owner` names. Never raises; never leaves the owner's roots."""
+        ...
+
+
+class Runtime(Protocol):
+    """The one Serve application. Applying starts and does not wait; observing tells how it went."""
+
+    def observe(self) -> Observation:
+        """Say what runs. Raises RuntimeUnreachable."""
+        ...
+
+    def apply(self, app: App) -> None:
+        """Make the application hold exactly `app`. Raises RuntimeUnreachable.
+
+        Idempotent. A deployment whose version and replica count stay is not touched, nor is the ingress's process
+        ever replaced.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerState:
+    """The ledger's content as the loop needs it. `base` guards the next `record` (compare-and-swap)."""
+
+    base: int
+    revision: str | None
+    records: Mapping[str, Record]
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformStatus:
+    """What the reconciler last saw of itself and of Serve, for status pages. `error` is None after a good pass."""
+
+    seen_at: datetime
+    revision: str | None
+    app_status: str | None
+    app_message: str
+    total_gpus: float
+    free_gpus: float
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What one pass learnt: the records that changed, the events in order, and where the branch was."""
+
+    revision: str | None
+    records: Sequence[Record] = ()
+    events: Sequence[Event] = ()
+    users: frozenset[str] = frozenset()
+    status: PlatformStatus | None = field(default=None)
+
+
+class Ledger(Protocol):
+    """What was done and seen."""
+
+    def load(self) -> LedgerState:
+        """Read what the loop needs; records of DELETED models are left out. Raises LedgerUnreachable."""
+        ...
+
+    def record(self, base: int, advance: Advance) -> int:
+        """Write one pass in one transaction and give the new base.
+
+        Raises Moved where somebody else wrote since `base` was read (nothing is written), LedgerUnreachable.
+        """
+        ...
+
+    def nudges(self) -> int:
+        """Give a counter that grows with each `nudge`. Raises LedgerUnreachable."""
+        ...
+
+    def nudge(self) -> None:
+        """Ask for a pass at once. Raises LedgerUnreachable."""
+        ...
+
+
+JsonObject: TypeAlias = dict[str, Any]
