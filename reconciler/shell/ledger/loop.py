@@ -1,0 +1,98 @@
+"""The ledger as the loop sees it (`ports.Ledger`)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import MappingProxyType
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from reconciler.core.entities import Record, State
+from reconciler.errors import Moved
+from reconciler.ports import Advance, LedgerState
+from reconciler.shell.ledger import rows
+from reconciler.shell.ledger.engine import insert_absent, reading, upsert, writing
+from reconciler.shell.ledger.schema import ONLY, events, loop, models, nudges, platform_status, users
+
+_STAND = select(loop.c.base, loop.c.revision).where(loop.c.id == ONLY)
+_STEP = update(loop).where(loop.c.id == ONLY)
+
+
+class SqlLedger:
+    """`ports.Ledger` over a database. `nudges` and `nudge` may be called from any thread, the rest from one at a time.
+
+    `base` grows with each `record` that changes what `load` gives or that adds events. A pass that only brings a
+    newer status, or users, leaves it: whoever read before is not disturbed.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Serve the ledger at `engine` (`open_ledger`)."""
+        self._engine = engine
+        self._last: LedgerState | None = None
+        self._users: frozenset[str] = frozenset()
+
+    def load(self) -> LedgerState:
+        """Keep `ports.Ledger.load`. Where nothing changed since the last call it reads one row of one table."""
+        with reading(self._engine) as connection:
+            base, revision = connection.execute(_STAND).one()
+            if self._last is None or self._last.base != base:
+                # The records must be those of the base that is given with them: PostgreSQL holds writers off from
+                # here to the end, SQLite reads a snapshot anyway.
+                base, revision = connection.execute(_STAND.with_for_update(read=True)).one()
+                self._last = LedgerState(base, revision, MappingProxyType(_living(connection)))
+        return self._last
+
+    def record(self, base: int, advance: Advance) -> int:
+        """Keep `ports.Ledger.record`. What was written is on the disk when it returns."""
+        new_users = advance.users - self._users
+        with writing(self._engine) as connection:
+            found = connection.execute(_STAND.with_for_update()).one()
+            if found.base != base:
+                raise Moved(f"the ledger is at base {found.base}, no longer at {base}: somebody else wrote it")
+            grown = base
+            if advance.records or advance.events or advance.revision != found.revision:
+                grown += 1
+                connection.execute(_STEP.values(base=grown, revision=advance.revision))
+            upsert(connection, models, [rows.record_row(record) for record in advance.records])
+            if advance.events:
+                connection.execute(insert(events), [rows.event_row(event) for event in advance.events])
+            _add_users(connection, new_users, advance)
+            if advance.status is not None:
+                upsert(connection, platform_status, [{"id": ONLY, **rows.status_row(advance.status)}])
+        self._users |= new_users
+        self._remember(base, grown, advance)
+        return grown
+
+    def nudges(self) -> int:
+        """Keep `ports.Ledger.nudges`."""
+        with reading(self._engine) as connection:
+            count: int = connection.execute(select(nudges.c.count).where(nudges.c.id == ONLY)).scalar_one()
+        return count
+
+    def nudge(self) -> None:
+        """Keep `ports.Ledger.nudge`. Any number of processes may call it at once."""
+        with writing(self._engine) as connection:
+            connection.execute(update(nudges).where(nudges.c.id == ONLY).values(count=nudges.c.count + 1))
+
+    def _remember(self, base: int, grown: int, advance: Advance) -> None:
+        if self._last is None or self._last.base != base:
+            self._last = None
+        elif grown != base:
+            records = dict(self._last.records)
+            for record in advance.records:
+                if record.state is State.DELETED:
+                    records.pop(record.identity.model_key, None)
+                else:
+                    records[record.identity.model_key] = record
+            self._last = LedgerState(grown, advance.revision, MappingProxyType(records))
+
+
+def _living(connection: Connection) -> dict[str, Record]:
+    statement = select(models.c.model_key, models.c.record).where(models.c.state != State.DELETED.value)
+    return {key: rows.record_of(text) for key, text in connection.execute(statement)}
+
+
+def _add_users(connection: Connection, new: frozenset[str], advance: Advance) -> None:
+    """Add users whose folders were found. Their time is the pass's: the folder does not say when a user began."""
+    now = advance.status.seen_at if advance.status is not None else datetime.now(UTC)
+    insert_absent(connection, users, [{"user_id": user_id, "created_at": now} for user_id in sorted(new)])

@@ -1,0 +1,192 @@
+"""The tables, and how a ledger of an earlier version becomes one of this version.
+
+A new ledger gets all tables as they stand here. An existing one is taken through `MIGRATIONS` from its version on,
+each a function that is never changed once it was released; both roads must end at the same tables.
+
+Free text (an author's name, a message) is kept inside JSON only, ASCII-escaped: no database takes every string that
+git or an engine may say, and a stranger's text must not be able to end a pass. Columns hold what is queried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    insert,
+    inspect,
+    select,
+    update,
+)
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from reconciler.errors import SettingsError
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment, kept as UTC without a zone, to the microsecond. Refuses datetimes without a timezone (ValueError)."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Take the zone away, in UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a timezone")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Say that it was UTC."""
+        return value.replace(tzinfo=UTC) if value is not None else None
+
+
+class Name(TypeDecorator[str]):
+    """A key, an id, a state or a SHA. Ordered by bytes in every database, so that pages follow Python's order.
+
+    All real ones are printable ASCII. A stranger may ask for others: they are spelt with backslashes, which no name
+    holds, and so are found nowhere instead of being an error of the database.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Keep PostgreSQL from ordering by its locale."""
+        return dialect.type_descriptor(String(collation="C") if dialect.name == "postgresql" else String())
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Spell out what is not ASCII, and NUL, which PostgreSQL takes in no text."""
+        return None if value is None else value.encode("ascii", "backslashreplace").decode().replace("\0", "\\0")
+
+
+# Only an INTEGER PRIMARY KEY counts up by itself in SQLite.
+_Count = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData()
+
+schema_version = Table(
+    "schema_version",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("user_id", Name, primary_key=True),
+    Column("created_at", UtcTime, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("token_id", Name, primary_key=True),
+    Column("user_id", Name, ForeignKey("users.user_id"), nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("revoked_at", UtcTime, nullable=True),
+    Index("tokens_by_user", "user_id", "token_id"),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("model_key", Name, primary_key=True),
+    Column("user_id", Name, nullable=False),
+    Column("suffix", Name, nullable=False),
+    Column("state", Name, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    Column("commit_sha", Name, nullable=False),
+    Column("serving_commit_sha", Name, nullable=True),
+    Column("record", Text, nullable=False),
+    Index("models_by_user", "user_id", "model_key"),
+)
+"""One row for every model ever seen. `record` is the whole value; the other columns are copies of parts of it."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", _Count, primary_key=True, autoincrement=True),
+    Column("model_key", Name, nullable=False),
+    Column("event_type", Name, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("commit_sha", Name, nullable=False),
+    Column("event", Text, nullable=False),
+    Index("events_by_model", "model_key", "id"),
+    sqlite_autoincrement=True,  # an id is never given twice, so that a reader's "after" stays true
+)
+
+loop = Table(
+    "loop",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("base", BigInteger, nullable=False),
+    Column("revision", Name, nullable=True),
+)
+
+nudges = Table(
+    "nudges",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("count", BigInteger, nullable=False),
+)
+
+platform_status = Table(
+    "platform_status",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seen_at", UtcTime, nullable=False),
+    Column("status", Text, nullable=False),
+)
+
+ONLY = 1
+"""The id of the one row of a table that has a single one."""
+
+Migration = Callable[[Connection], None]
+
+MIGRATIONS: tuple[Migration, ...] = ()
+"""In order. The first leads from version 1 to version 2."""
+
+
+def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Bring the tables to version 1 + `len(migrations)`. The caller holds the lock and the transaction.
+
+    Raises SettingsError where the ledger was written by a newer Argus: an older one must not touch what it does not
+    understand.
+    """
+    current = 1 + len(migrations)
+    if not inspect(connection).has_table(schema_version.name):
+        metadata.create_all(connection)
+        connection.execute(insert(schema_version).values(id=ONLY, version=current))
+        connection.execute(insert(loop).values(id=ONLY, base=0, revision=None))
+        connection.execute(insert(nudges).values(id=ONLY, count=0))
+        return
+    found = connection.execute(select(schema_version.c.version).where(schema_version.c.id == ONLY)).scalar_one()
+    if found > current:
+        raise SettingsError(
+            f"key 'ledger.url': this ledger has schema version {found} and this Argus knows versions up to {current}; "
+            "run the newer Argus, or give another ledger"
+        )
+    for step in migrations[found - 1 :]:
+        step(connection)
+    if found < current:
+        connection.execute(update(schema_version).where(schema_version.c.id == ONLY).values(version=current))
