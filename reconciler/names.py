@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+APP_NAME = "argus_llm_app"
+"""The one Serve application; part of the API's promise."""
+
 USERS_FOLDER = "users"
 SPEC_ENDING = ".yaml"
 

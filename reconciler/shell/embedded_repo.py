@@ -1,0 +1,123 @@
+"""The embedded spec repository: a bare one in the state folder, made once from the template."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from reconciler.core.history import API_EMAIL, API_NAME
+from reconciler.errors import SourceUnreachable
+from reconciler.shell.git import Git, sync_folder
+
+FIRST_SUBJECT = "Start from specs-template"
+
+_LEFT_BEHIND_S = 3600.0
+
+_CONFIG = {
+    "core.fsync": "committed,reference",
+    "core.fsyncMethod": "fsync",
+    # What is pushed is checked before it is stored; names and times of commits are read from it later.
+    "receive.fsckObjects": "true",
+}
+
+# Run by git for each push. Names of models hang on the branch's first parents (`core.history`), and a plain `git pull`
+# with local commits turns them round: whatever came onto the branch meanwhile would look as if that pull had brought
+# it, and other people's models would be renamed.
+_UPDATE_HOOK = """\
+#!/bin/sh
+[ "$1" = "refs/heads/{branch}" ] || exit 0
+git merge-base --is-ancestor "$2" "$3" 2>/dev/null || exit 0
+first=$(git rev-list --first-parent "$2..$3" | tail -n 1)
+[ -z "$first" ] && exit 0
+[ "$(git rev-parse --verify --quiet "$first^1")" = "$2" ] && exit 0
+echo "refused: {branch} was merged into your branch, which would rename the models that came meanwhile." >&2
+echo "Right would be: git pull --rebase, and push again." >&2
+exit 1
+"""
+
+
+def ensure(path: Path, template: Path, *, branch: str = "main", timeout_s: float = 30) -> bool:
+    """Make the bare repository `path` from the files of the folder `template`; leave one that is there as it is.
+
+    It is built aside and renamed, so it is there whole or not at all: whoever is killed in the middle leaves a folder
+    that the next call (an hour later) removes, and of two that race one wins. Gives True where this call made it.
+    Raises SourceUnreachable where git fails, `path` is something else or the disk refuses.
+    """
+    if (path / "HEAD").is_file():
+        return False
+    if not template.is_dir():
+        raise SourceUnreachable(f"the template {template} of the spec repository is no folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            _build(aside, _files(template), branch, timeout_s)
+            return _put(aside, path)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise SourceUnreachable(f"the spec repository {path} cannot be made: {error.strerror or error}") from None
+
+
+def _build(folder: Path, files: Mapping[str, bytes], branch: str, timeout_s: float) -> None:
+    git = Git(folder, timeout_s)
+    git.run("init", "--quiet", "--bare", "--template=", f"--initial-branch={branch}")
+    for key, value in _CONFIG.items():
+        git.run("config", key, value)
+    hook = folder / "hooks" / "update"
+    hook.parent.mkdir()
+    hook.write_text(_UPDATE_HOOK.format(branch=branch), encoding="ascii")
+    hook.chmod(0o755)
+    by = f"{API_NAME} <{API_EMAIL}> {int(time.time())} +0000"
+    stream = [f"commit refs/heads/{branch}\nauthor {by}\ncommitter {by}\n".encode(), _data(FIRST_SUBJECT.encode())]
+    for name, content in sorted(files.items()):
+        stream += [b"M 100644 inline ", _quoted(name), b"\n", _data(content)]
+    git.run("fast-import", "--quiet", stdin=b"".join([*stream, b"done\n"]))
+    sync_folder(folder / "refs" / "heads")
+
+
+def _put(aside: Path, path: Path) -> bool:
+    aside.chmod(0o755)
+    try:
+        aside.rename(path)  # onto an empty folder too, but never onto one that holds something
+    except OSError:
+        if (path / "HEAD").is_file():
+            return False
+        raise
+    sync_folder(path.parent)
+    return True
+
+
+def _files(template: Path) -> dict[str, bytes]:
+    """Read the template: plain files only, at any depth."""
+    found = {}
+    for folder, _, names in os.walk(template):
+        for name in names:
+            file = Path(folder, name)
+            if file.is_file() and not file.is_symlink():
+                found[file.relative_to(template).as_posix()] = file.read_bytes()
+    return found
+
+
+def _data(content: bytes) -> bytes:
+    return b"data %d\n%s\n" % (len(content), content)
+
+
+def _quoted(name: str) -> bytes:
+    r"""Quote a path as git does: in double quotes, with `\` before `\` and `"`, and line feeds as `\n`."""
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return b'"' + escaped.encode(errors="surrogateescape") + b'"'
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a build that was killed has left behind."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _LEFT_BEHIND_S:
+                shutil.rmtree(leftover)

@@ -1,0 +1,328 @@
+"""The one place that starts git, and the few questions that Argus asks a bare repository.
+
+Everything goes by git's own plumbing on the object database: no work tree, no index, no hooks, nothing of a user's or a
+machine's configuration. What a command prints was written by strangers: it is parsed by position, decoded with
+replacement characters, and never repeated in an error but for one scrubbed line of git's own words.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a machine without git gets our error, not an ImportError
+
+import git as gitpython  # after the line above
+
+from reconciler.errors import SourceUnreachable
+from reconciler.shell.objects import Kind, pack
+
+if TYPE_CHECKING:
+    from git.cmd import Git as _GitPythonGit
+
+STALE_LOCK_S = 15.0
+"""Age in seconds at which a ref's lock file counts as left behind: git itself holds one for milliseconds."""
+
+_CONFIG = {
+    # An answered write has to survive power failure; git's default leaves loose objects and refs to the page cache.
+    "core.fsync": "committed,reference",
+    "core.fsyncMethod": "fsync",
+    "core.hooksPath": "/dev/null",
+    "core.logAllRefUpdates": "false",
+    # Housekeeping never starts by itself in the middle of a read or a write.
+    "gc.auto": "0",
+    "log.showRoot": "true",
+    "maintenance.auto": "false",
+    "protocol.allow": "never",
+    "protocol.file.allow": "always",
+    "protocol.https.allow": "always",
+    "protocol.ssh.allow": "always",
+    "safe.directory": "*",
+    "submodule.recurse": "false",
+}
+
+_KEPT_VARIABLES = re.compile(
+    r"GIT_(?:SSH|SSH_COMMAND|SSH_VARIANT|ASKPASS|SSL_.*|PROXY_.*|HTTP_.*|EXEC_PATH|PYTHON_.*)\Z"
+)
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_OBJECT_ID = re.compile(r"[0-9a-f]{40}\Z")
+_MESSAGE_LIMIT = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one git command left: its exit status and what it printed."""
+
+    status: int
+    out: bytes
+    err: bytes
+
+    @property
+    def complaint(self) -> str:
+        """The first line of git's own complaint, scrubbed; what a remote's hooks say is left out."""
+        lines = [line for line in self.err.decode(errors="replace").splitlines() if not line.startswith("remote:")]
+        said = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines or ["no reason given"]
+        return scrub(said[0])
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """An object as `cat-file --batch-check` names it. `size` is in bytes."""
+
+    id: str
+    kind: str
+    size: int
+
+
+def scrub(text: str) -> str:
+    """Make git's words fit for a log line: credentials out of URLs, one line, no control characters, at most 300."""
+    return _CONTROL.sub(" ", _CREDENTIALS.sub("***@", text)).strip()[:_MESSAGE_LIMIT]
+
+
+def clean(text: bytes, limit: int = 200) -> str:
+    """Read a stranger's text (a name, a subject): undecodable bytes replaced, control characters out, cut."""
+    read = text[: 4 * limit].decode(errors="replace")
+    return (read if read.isprintable() else _CONTROL.sub(" ", read)).strip()[:limit]
+
+
+def is_object_id(text: str) -> bool:
+    """Say whether `text` is a full SHA-1 object id."""
+    return _OBJECT_ID.match(text) is not None
+
+
+class Git:
+    """Git commands on one bare repository, each with a time limit.
+
+    GitPython starts the processes (`git.Git.execute(..., as_process=True)`), and nothing else of it is used:
+    its `kill_after_timeout` looks for children with `ps` and cannot feed standard input, its `Repo` reads the user's
+    configuration, and its object database writes without fsync under names that `git gc` does not know as garbage.
+    """
+
+    def __init__(self, folder: Path, timeout_s: float, config: Mapping[str, str] | None = None) -> None:
+        """Run commands on the bare repository `folder`, each for at most `timeout_s`, with `config` on top of ours."""
+        self.folder = folder
+        self.timeout_s = timeout_s
+        self._starter: _GitPythonGit = gitpython.Git(folder)
+        settings = {**_CONFIG, **(config or {})}
+        self._environment = {
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_COUNT": str(len(settings)),
+            "GIT_NO_REPLACE_OBJECTS": "1",
+            "GIT_TERMINAL_PROMPT": "0",
+            "GCM_INTERACTIVE": "never",
+        }
+        if not {"GIT_SSH", "GIT_SSH_COMMAND"} & os.environ.keys():
+            self._environment["GIT_SSH_COMMAND"] = "ssh -oBatchMode=yes"  # ssh asks nobody for a password either
+        for number, (key, value) in enumerate(settings.items()):
+            self._environment[f"GIT_CONFIG_KEY_{number}"] = key
+            self._environment[f"GIT_CONFIG_VALUE_{number}"] = value
+
+    def attempt(self, *arguments: str, stdin: bytes = b"") -> Outcome:
+        """Run one command and give what it left, whatever its status. Raises SourceUnreachable, also past the limit."""
+        verb = arguments[0]
+        process = self._start(arguments)
+        try:
+            out, err = process.communicate(stdin, timeout=self.timeout_s)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its helpers too: it leads a session of its own
+            process.communicate()
+            raise SourceUnreachable(f"git {verb} did not finish within {self.timeout_s:g} s") from None
+        return Outcome(process.returncode, out, err)
+
+    def run(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        """Run one command and give what it printed. Raises SourceUnreachable, also where it fails."""
+        outcome = self.attempt(*arguments, stdin=stdin)
+        if outcome.status != 0:
+            raise SourceUnreachable(f"git {arguments[0]} failed: {outcome.complaint}")
+        return outcome.out
+
+    def head(self, branch: str) -> str | None:
+        """Give the SHA of the branch's newest commit; None where the branch is not born. Raises SourceUnreachable."""
+        ref = f"refs/heads/{branch}"
+        outcome = self.attempt("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+        if outcome.status == 0:
+            return outcome.out.decode().strip()
+        # A ref that is there and names no commit is damage, and damage is not absence.
+        if outcome.status != 1 or outcome.err or (self.folder / ref).is_file():
+            raise SourceUnreachable(f"branch {branch} cannot be read: {outcome.complaint}")
+        return None
+
+    def describe(self, names: Sequence[str]) -> list[BlobInfo | None]:
+        """Say what each name is (`<id>`, `<revision>:<path>`), None for what is not there. Raises SourceUnreachable.
+
+        Names must hold no line feed.
+        """
+        out = self.run("cat-file", "--batch-check", stdin="".join(f"{name}\n" for name in names).encode())
+        lines = out.decode(errors="replace").splitlines()
+        if len(lines) != len(names):
+            raise SourceUnreachable("git cat-file gave an answer that cannot be read")
+        return [_described(line) for line in lines]
+
+    def contents(self, ids: Sequence[str]) -> list[bytes]:
+        """Read objects whole, in the order asked for. Raises SourceUnreachable, also where one is not there."""
+        if not ids:
+            return []
+        out = self.run("cat-file", "--batch", stdin="".join(f"{name}\n" for name in ids).encode())
+        found, position = [], 0
+        for name in ids:
+            end = out.find(b"\n", position)
+            described = _described(out[position:end].decode(errors="replace"))
+            if described is None:
+                raise SourceUnreachable(f"object {scrub(name)} is not in the spec repository")
+            found.append(out[end + 1 : end + 1 + described.size])
+            position = end + described.size + 2  # the line feed before and the one after the content
+        return found
+
+    def blobs(self, ids: Iterable[str], max_bytes: int) -> dict[str, bytes]:
+        """Read blobs by id, those larger than `max_bytes` cut to one byte more. Raises SourceUnreachable.
+
+        Sizes are asked for first, so that a blob of gigabytes is read by nobody: it is streamed up to the cut.
+        """
+        wanted = list(dict.fromkeys(ids))
+        for blob in wanted:
+            if not is_object_id(blob):
+                raise SourceUnreachable(f"{scrub(blob)!r} is no object id")
+        if not wanted:
+            return {}
+        small: list[str] = []
+        found: dict[str, bytes] = {}
+        for blob, described in zip(wanted, self.describe(wanted), strict=True):
+            if described is None or described.kind != "blob":
+                raise SourceUnreachable(f"blob {blob} is not in the spec repository")
+            if described.size <= max_bytes:
+                small.append(blob)
+            else:
+                found[blob] = self._start_of(blob, max_bytes + 1)
+        found.update(zip(small, self.contents(small), strict=True))
+        return found
+
+    def _start_of(self, blob: str, size: int) -> bytes:
+        """Read the first bytes of a blob that is too large to be wanted whole."""
+        process = self._start(("cat-file", "blob", blob))
+        watchdog = threading.Timer(self.timeout_s, process.kill)
+        watchdog.start()
+        try:
+            start = process.stdout.read(size) if process.stdout else b""
+        finally:
+            watchdog.cancel()
+            process.kill()
+            process.communicate()
+        if len(start) < size:
+            raise SourceUnreachable(f"git cat-file did not finish within {self.timeout_s:g} s")
+        return start
+
+    def _start(self, arguments: Sequence[str]) -> gitpython.Git.AutoInterrupt:
+        """Start a process. GitPython's wrapper has its Popen's methods, and ends the process when it is dropped."""
+        command = [*self._without_inherited(), "git", f"--git-dir={self.folder}", *arguments]
+        try:
+            return self._starter.execute(
+                command, istream=subprocess.PIPE, as_process=True, env=self._environment, start_new_session=True
+            )
+        except (gitpython.GitCommandNotFound, OSError) as error:
+            raise SourceUnreachable(f"git {arguments[0]} cannot be started: {type(error).__name__}") from None
+
+    def _without_inherited(self) -> list[str]:
+        """Give the words that keep inherited GIT_* variables from git (a hook's GIT_DIR would redirect us).
+
+        GitPython hands the whole environment on and can only add to it; usually there is nothing to take away.
+        """
+        inherited = (name for name in os.environ if name.startswith("GIT_") and name not in self._environment)
+        unwanted = [name for name in inherited if not _KEPT_VARIABLES.match(name)]
+        return ["env", *(word for name in unwanted for word in ("-u", name))] if unwanted else []
+
+    def write_objects(self, objects: Sequence[tuple[Kind, bytes]]) -> None:
+        """Store objects given as (kind, content), durable when this returns. Raises SourceUnreachable."""
+        self.run("unpack-objects", "-q", stdin=pack(objects))
+
+    def move_branch(self, branch: str, new: str, old: str | None) -> Outcome:
+        """Move the branch from `old` (None: unborn) to `new`, and only from there; status 0 where it moved.
+
+        Durable when this returns 0: git syncs the ref's content, and the folder is synced here for its name.
+        Raises SourceUnreachable where git cannot be run.
+        """
+        ref = f"refs/heads/{branch}"
+        outcome = self.attempt("update-ref", "--end-of-options", ref, new, old or "0" * 40)
+        if outcome.status == 0:
+            try:
+                sync_folder((self.folder / ref).parent)
+            except OSError as error:
+                raise SourceUnreachable(
+                    f"branch {branch} may be lost at a power failure: {type(error).__name__}"
+                ) from None
+        return outcome
+
+    def clear_stale_locks(self, branch: str, older_than_s: float = STALE_LOCK_S) -> None:
+        """Remove lock files of the branch that a killed git left behind, so that they block nobody for ever.
+
+        Only one process at a time looks (`flock` on a file of our own, which the kernel lets go when its holder dies):
+        otherwise two could find the same old lock, and the slower one would remove the fresh lock of a third.
+        """
+        locks = [self.folder / f"refs/heads/{branch}.lock", self.folder / "HEAD.lock"]
+        if not any(_is_stale(lock, older_than_s) for lock in locks):
+            return
+        with self.exclusive("argus-locks"):
+            for lock in locks:
+                if _is_stale(lock, older_than_s):
+                    lock.unlink(missing_ok=True)
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Be the only process of this machine inside, for at most `timeout_s` of waiting. Raises SourceUnreachable.
+
+        The file stays, the lock on it does not: it belongs to an open file, so it ends with the process at the latest.
+        """
+        deadline = time.monotonic() + self.timeout_s
+        try:
+            opened = os.open(self.folder / f"{name}.flock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SourceUnreachable(f"{name} cannot be locked: {type(error).__name__}") from None
+        try:
+            while True:
+                try:
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise SourceUnreachable(f"{name} is held for more than {self.timeout_s:g} s") from None
+                    time.sleep(0.005)
+            yield
+        finally:
+            os.close(opened)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power failure."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _described(line: str) -> BlobInfo | None:
+    """Read `<id> <kind> <size>`; None for `<name> missing` and the like."""
+    words = line.rsplit(" ", 2)
+    if len(words) != 3 or not is_object_id(words[0]) or not words[2].isdecimal():
+        return None
+    return BlobInfo(words[0], words[1], int(words[2]))
+
+
+def _is_stale(lock: Path, older_than_s: float) -> bool:
+    """Say whether a lock file is there and old. One from the future (the clock was put back) counts as old."""
+    try:
+        return abs(time.time() - lock.stat().st_mtime) > older_than_s
+    except FileNotFoundError:
+        return False

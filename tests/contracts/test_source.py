@@ -1,0 +1,471 @@
+"""What every source promises: one suite over the one in memory, a local repository and a mirrored one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from reconciler.core.entities import ChangeKind, FileChange, SpecFile, Tree, WrittenBy
+from reconciler.errors import SourceUnreachable
+from reconciler.ports import Source
+from reconciler.shell.git import Git, Outcome
+from reconciler.shell.source import MIRROR_FOLDER, GitSource, is_remote
+from reconciler.testing import MemorySource
+from tests.repositories import EPOCH, Repository, git, runs
+
+ANN = "users/ann/a.yaml"
+BOB = "users/bob/b.yaml"
+
+
+class Writer(Protocol):
+    """Whoever commits to the branch, in memory or in git."""
+
+    def commit(
+        self,
+        files: Mapping[str, bytes | None],
+        *,
+        author: str = ...,
+        source: WrittenBy = ...,
+        modes: Mapping[str, str] = ...,
+    ) -> str: ...
+
+    def rewind(self, commits: int) -> None: ...
+
+
+@dataclass
+class Setting:
+    """A branch with its writer, and how a source on it is made, broken and mended."""
+
+    writer: Writer
+    open: Callable[[], Source]
+    break_it: Callable[[], None]
+    mend_it: Callable[[], None]
+
+
+def in_memory(_folder: Path) -> Setting:
+    source = MemorySource()
+
+    def set_down(down: bool) -> None:
+        source.down = down
+
+    return Setting(source, lambda: source, lambda: set_down(True), lambda: set_down(False))
+
+
+def local(folder: Path) -> Setting:
+    repository = Repository(folder / "specs.git")
+    return Setting(repository, lambda: GitSource(str(repository.path), home=folder), *_moved_away(repository.path))
+
+
+def mirrored(folder: Path) -> Setting:
+    (folder / "far").mkdir()
+    repository = Repository(folder / "far" / "specs.git")
+    url = repository.path.as_uri()
+    return Setting(repository, lambda: GitSource(url, home=folder / "home"), *_moved_away(repository.path))
+
+
+def _moved_away(path: Path) -> tuple[Callable[[], None], Callable[[], None]]:
+    aside = path.with_name("aside")
+    return partial(os.rename, path, aside), partial(os.rename, aside, path)
+
+
+@pytest.fixture(params=[in_memory, local, mirrored])
+def setting(request: pytest.FixtureRequest, tmp_path: Path) -> Setting:
+    made: Setting = request.param(tmp_path)
+    return made
+
+
+def changes(source: Source, since: str) -> tuple[FileChange, ...]:
+    found = source.read(since).changes
+    assert found is not None
+    return found
+
+
+def at(tree: Tree, path: str) -> SpecFile:
+    [file] = [file for file in tree.files.values() if file.identity.path == path]
+    return file
+
+
+def test_a_branch_unborn_is_an_empty_tree(setting: Setting) -> None:
+    reading = setting.open().read(None)
+    assert reading.tree == Tree(revision=None, files={}, users=frozenset())
+    assert reading.changes is None
+    assert setting.open().read("0" * 40).changes is None
+
+
+def test_a_file_that_comes_is_a_model_by_its_commit(setting: Setting) -> None:
+    source = setting.open()
+    first = setting.writer.commit({"README.md": b"hello"})
+    second = setting.writer.commit({ANN: b"model_id: a\n"}, author="Ann")
+    [change] = changes(source, first)
+    assert change.kind is ChangeKind.CREATED
+    assert change.before is None
+    assert change.commit.sha == second
+    assert change.commit.author == "Ann"
+    assert change.commit.committed_at == EPOCH + timedelta(seconds=1)
+    assert change.identity.model_id == "ann-202601010000-a"
+    assert source.read(None).tree.files == {change.identity.model_key: change.after}
+    assert source.read(None).tree.revision == second
+
+
+def test_a_file_that_changes_keeps_its_identity(setting: Setting) -> None:
+    source = setting.open()
+    first = setting.writer.commit({ANN: b"one"})
+    second = setting.writer.commit({ANN: b"two"})
+    [change] = changes(source, first)
+    assert change.kind is ChangeKind.MODIFIED
+    assert change.before
+    assert change.after
+    assert change.before.identity == change.after.identity == change.identity
+    assert (change.before.commit.sha, change.after.commit.sha) == (first, second)
+    assert change.before.blob != change.after.blob
+
+
+@pytest.mark.parametrize("mode", ["100755", "120000"])
+def test_a_file_that_becomes_another_kind_of_file_is_the_same_model_modified(setting: Setting, mode: str) -> None:
+    source = setting.open()
+    first = setting.writer.commit({ANN: b"elsewhere"})
+    setting.writer.commit({ANN: b"elsewhere"}, modes={ANN: mode})
+    [change] = changes(source, first)
+    assert change.kind is ChangeKind.MODIFIED
+    assert at(source.read(None).tree, ANN).mode == mode
+
+
+def test_a_file_that_goes_ends_its_model_and_one_that_comes_back_is_another(setting: Setting) -> None:
+    source = setting.open()
+    first = setting.writer.commit({ANN: b"one", "README.md": b"x"})
+    old = at(source.read(None).tree, ANN)
+    setting.writer.commit({ANN: None})
+    assert source.read(None).tree.files == {}
+    setting.writer.commit({ANN: b"one"})
+    gone, back = changes(source, first)
+    assert (gone.kind, gone.before, gone.after) == (ChangeKind.DELETED, old, None)
+    assert back.kind is ChangeKind.CREATED
+    assert back.identity.model_key != old.identity.model_key
+
+
+def test_a_rename_is_a_removal_and_a_new_model(setting: Setting) -> None:
+    source = setting.open()
+    first = setting.writer.commit({ANN: b"the same text"})
+    setting.writer.commit({ANN: None, "users/ann/z.yaml": b"the same text"})
+    assert [(change.kind, change.identity.suffix) for change in changes(source, first)] == [
+        (ChangeKind.DELETED, "a"),
+        (ChangeKind.CREATED, "z"),
+    ]
+
+
+def test_every_file_at_a_specs_path_is_a_model_whatever_it_says(setting: Setting) -> None:
+    setting.writer.commit({ANN: b"{{{ not yaml \x00\xff", BOB: b""})
+    assert len(setting.open().read(None).tree.files) == 2
+
+
+def test_files_elsewhere_are_no_models_and_any_file_makes_its_folder_a_user(setting: Setting) -> None:
+    source = setting.open()
+    setting.writer.commit(
+        {
+            "README.md": b"x",
+            "examples/model.yaml": b"x",
+            "users/.gitkeep": b"",
+            "users/loose.yaml": b"x",
+            "users/ann/.gitkeep": b"",
+            "users/bob/notes/deep.yaml": b"x",
+            "users/Carl/model.yaml": b"x",
+            "users/dora/Model.yaml": b"x",
+            "users/e..f/model.yaml": b"x",
+            "other/ann/model.yaml": b"x",
+        }
+    )
+    tree = source.read(None).tree
+    assert tree.files == {}
+    assert tree.users == {"ann", "bob", "dora"}
+    setting.writer.commit({"users/ann/.gitkeep": None})
+    assert source.read(None).tree.users == {"bob", "dora"}
+
+
+def test_changes_hold_every_commit_since_in_order_however_often_it_was_read(setting: Setting) -> None:
+    """The ledger may not have been written after a read: the next read says the same again."""
+    source = setting.open()
+    first = setting.writer.commit({ANN: b"0"})
+    shas = []
+    for content in (b"1", b"2", b"3"):
+        shas.append(setting.writer.commit({ANN: content, BOB: content}))
+        source.read(None)
+    for asked in (source, setting.open()):
+        found = changes(asked, first)
+        assert [change.commit.sha for change in found] == [sha for sha in shas for _ in "ab"]
+        assert [change.identity.user_id for change in found] == ["ann", "bob"] * 3
+        assert changes(asked, shas[-2]) == found[-2:]
+        assert changes(asked, shas[-1]) == ()
+
+
+def test_a_reader_that_starts_anew_sees_what_the_old_one_saw(setting: Setting) -> None:
+    source = setting.open()
+    for content in (b"0", None, b"1", b"2"):
+        setting.writer.commit({ANN: content, BOB: b"b" + (content or b"")})
+        source.read(None)
+    assert setting.open().read(None) == source.read(None)
+
+
+def test_a_revision_that_is_not_on_the_branch_has_no_changes(setting: Setting) -> None:
+    source = setting.open()
+    setting.writer.commit({ANN: b"0"})
+    assert source.read("1" * 40).changes is None
+    assert source.read("--output=/tmp/x").changes is None
+    assert source.read(None).changes is None
+
+
+def test_a_rewritten_branch_is_read_as_it_is_now(setting: Setting) -> None:
+    source = setting.open()
+    setting.writer.commit({ANN: b"0"})
+    kept = source.read(None).tree
+    lost = setting.writer.commit({ANN: b"1", BOB: b"1"})
+    source.read(None)
+    setting.writer.rewind(1)
+    reading = source.read(lost)
+    assert reading.changes is None
+    assert reading.tree == kept
+    other = setting.writer.commit({ANN: b"2"}, author="eve")
+    reading = source.read(lost)
+    assert reading.changes is None
+    assert reading.tree.revision == other
+    assert reading.tree.users == {"ann"}
+    assert at(reading.tree, ANN).identity == at(kept, ANN).identity
+
+
+def test_commits_of_the_api_are_told_from_everybody_elses(setting: Setting) -> None:
+    setting.writer.commit({ANN: b"0"}, author="ann", source="api")
+    setting.writer.commit({BOB: b"0"}, author="Argus", source="git")
+    tree = setting.open().read(None).tree
+    assert (at(tree, ANN).commit.source, at(tree, ANN).commit.author) == ("api", "ann")
+    assert at(tree, BOB).commit.source == "git"
+
+
+def test_what_was_read_stays_as_it_was(setting: Setting) -> None:
+    source = setting.open()
+    setting.writer.commit({ANN: b"0"})
+    tree = source.read(None).tree
+    files, users = dict(tree.files), set(tree.users)
+    setting.writer.commit({ANN: None, BOB: b"1"})
+    source.read(None)
+    assert tree.files == files
+    assert tree.users == users
+
+
+def test_blobs_are_cut_one_byte_beyond_the_limit(setting: Setting) -> None:
+    source = setting.open()
+    setting.writer.commit({ANN: b"12345", BOB: b"123456", "users/ann/c.yaml": b"1234567", "users/ann/d.yaml": b""})
+    tree = source.read(None).tree
+    ids = {at(tree, path).blob: path for path in (ANN, BOB, "users/ann/c.yaml", "users/ann/d.yaml")}
+    found = {ids[blob]: content for blob, content in source.blobs(iter(ids), 5).items()}
+    assert found == {ANN: b"12345", BOB: b"123456", "users/ann/c.yaml": b"123456", "users/ann/d.yaml": b""}
+    assert source.blobs([], 5) == {}
+
+
+@pytest.mark.parametrize("wrong", ["0" * 40, "", "main", "--batch-all-objects", "a\nb"])
+def test_a_blob_that_is_not_there_is_an_error(setting: Setting, wrong: str) -> None:
+    source = setting.open()
+    setting.writer.commit({ANN: b"x"})
+    source.read(None)
+    with pytest.raises(SourceUnreachable):
+        source.blobs([wrong], 5)
+
+
+def test_out_of_reach_is_an_error_and_not_an_empty_tree_and_passes(setting: Setting) -> None:
+    source = setting.open()
+    sha = setting.writer.commit({ANN: b"x"})
+    source.read(None)
+    setting.break_it()
+    with pytest.raises(SourceUnreachable):
+        source.read(None)
+    with pytest.raises(SourceUnreachable):
+        setting.open().read(None)
+    setting.mend_it()
+    assert source.read(None).tree.revision == sha
+
+
+def test_threads_may_share_one(setting: Setting) -> None:
+    source = setting.open()
+    first = setting.writer.commit({ANN: b"0"})
+    with ThreadPoolExecutor(4) as pool:
+        reads = [pool.submit(source.read, first) for _ in range(4)]
+        last = setting.writer.commit({ANN: b"1"})
+        for read in reads:
+            assert read.result().changes is not None
+    assert [change.commit.sha for change in changes(source, first)] == [last]
+
+
+# From here on: what only git can show.
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "specs.git")
+
+
+class CountingGit(Git):
+    """Counts the processes that it starts."""
+
+    started = 0
+
+    def attempt(self, *arguments: str, stdin: bytes = b"") -> Outcome:
+        self.started += 1
+        return super().attempt(*arguments, stdin=stdin)
+
+
+def test_a_branch_that_stood_still_costs_one_process_and_one_that_moved_two(repository: Repository) -> None:
+    source = GitSource(str(repository.path), home=repository.path.parent)
+    source.git = counting = CountingGit(repository.path, 30)
+    repository.commit({ANN: b"0"})
+    source.read(None)
+    counting.started = 0
+    source.read(None)
+    assert counting.started == 1
+    for content in (b"1", b"2"):
+        repository.commit({ANN: content})
+    source.read(None)
+    assert counting.started == 3
+
+
+def test_a_huge_blob_is_never_read_whole(repository: Repository) -> None:
+    repository.commit({ANN: b"x" * 20_000_000, BOB: b"small"})
+    source = GitSource(str(repository.path), home=repository.path.parent)
+    tree = source.read(None).tree
+
+    class Sparing(CountingGit):
+        def attempt(self, *arguments: str, stdin: bytes = b"") -> Outcome:
+            outcome = super().attempt(*arguments, stdin=stdin)
+            assert len(outcome.out) < 10_000
+            return outcome
+
+    source.git = Sparing(repository.path, 30)
+    found = source.blobs([file.blob for file in tree.files.values()], 1000)
+    assert sorted(found.values()) == [b"small", b"x" * 1001]
+
+
+def test_a_damaged_branch_is_an_error_and_not_an_unborn_one(repository: Repository) -> None:
+    repository.commit({ANN: b"0"})
+    (repository.path / "refs/heads/main").write_bytes(b"")
+    with pytest.raises(SourceUnreachable, match="branch main cannot be read"):
+        GitSource(str(repository.path), home=repository.path.parent).read(None)
+
+
+def test_a_history_with_a_hole_is_an_error(repository: Repository) -> None:
+    repository.commit({ANN: b"0"})
+    shutil.rmtree(repository.path / "objects")
+    (repository.path / "objects").mkdir()
+    with pytest.raises(SourceUnreachable):
+        GitSource(str(repository.path), home=repository.path.parent).read(None)
+
+
+def test_a_mirrored_branch_that_vanishes_is_an_error(tmp_path: Path, repository: Repository) -> None:
+    """Somebody deleted or renamed it: that is no wish to stop every model."""
+    repository.commit({ANN: b"0"})
+    source = GitSource(repository.path.as_uri(), home=tmp_path / "home")
+    source.read(None)
+    git(repository.path, "update-ref", "-d", "refs/heads/main")
+    for asked in (source, GitSource(repository.path.as_uri(), home=tmp_path / "home")):
+        with pytest.raises(SourceUnreachable):
+            asked.read(None)
+
+
+def test_a_mirror_holds_the_branch_and_nothing_else(tmp_path: Path, repository: Repository) -> None:
+    sha = repository.commit({ANN: b"0"})
+    git(repository.path, "branch", "other", "main")
+    git(repository.path, "tag", "v1", "main")
+    GitSource(repository.path.as_uri(), home=tmp_path / "home").read(None)
+    mirror = tmp_path / "home" / MIRROR_FOLDER
+    assert git(mirror, "for-each-ref", "--format=%(refname) %(objectname)") == f"refs/heads/main {sha}"
+    assert not (mirror / "hooks").exists()
+
+
+def test_processes_that_share_a_mirror_do_not_trip_over_each_other(tmp_path: Path, repository: Repository) -> None:
+    sources = [GitSource(repository.path.as_uri(), home=tmp_path / "home") for _ in range(4)]
+    for content in (b"0", b"1", b"2"):
+        sha = repository.commit({ANN: content})
+        with ThreadPoolExecutor(4) as pool:
+            assert {reading.tree.revision for reading in pool.map(lambda one: one.read(None), sources)} == {sha}
+
+
+def test_no_error_shows_a_password(tmp_path: Path) -> None:
+    source = GitSource("https://ann:s3cr3t@127.0.0.1:1/specs.git", home=tmp_path, timeout_s=10)
+    with pytest.raises(SourceUnreachable) as caught:
+        source.read(None)
+    assert "s3cr3t" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_remote_that_never_answers_is_given_up_and_its_helper_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = tmp_path / "pid"
+    helper = tmp_path / "ssh"
+    helper.write_text(f"#!/bin/sh\necho $$ > {note}\nexec sleep 600\n")
+    helper.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH_COMMAND", str(helper))
+    source = GitSource("ssh://git@nowhere.invalid/specs.git", home=tmp_path, timeout_s=1)
+    started = time.monotonic()
+    with pytest.raises(SourceUnreachable, match="git fetch did not finish within 1 s"):
+        source.read(None)
+    assert time.monotonic() - started < 20
+    while runs(int(note.read_text())):  # the kernel may take a moment; pytest-timeout ends a wait for ever
+        pass
+
+
+@pytest.mark.parametrize("url", ["ext::sh -c touch% {}", "fd::17", "--upload-pack=touch {}", "git://127.0.0.1:1/x"])
+def test_only_file_https_and_ssh_are_spoken(tmp_path: Path, url: str) -> None:
+    trap = tmp_path / "trap"
+    with pytest.raises(SourceUnreachable):
+        GitSource(url.format(trap), home=tmp_path).read(None)
+    assert not trap.exists()
+
+
+def test_what_the_environment_says_about_git_repositories_is_not_heard(
+    tmp_path: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hook that starts Argus, or a test run from a hook, comes with variables that point somewhere else."""
+    sha = repository.commit({ANN: b"0"})
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_INDEX_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("GIT_CONFIG_PARAMETERS", "'core.bare=false'")
+    assert GitSource(str(repository.path), home=tmp_path).read(None).tree.revision == sha
+
+
+@pytest.mark.parametrize(
+    ("url", "remote"),
+    [
+        ("https://example.org/specs.git", True),
+        ("ssh://git@example.org/specs.git", True),
+        ("file:///srv/specs.git", True),
+        ("git@example.org:team/specs.git", True),
+        ("/srv/specs.git", False),
+        ("./specs.git", False),
+        ("/srv/a:b/specs.git", False),
+    ],
+)
+def test_a_url_is_mirrored_and_a_folder_is_read_in_place(url: str, remote: bool) -> None:
+    assert is_remote(url) is remote
+
+
+def test_a_merge_of_main_into_a_fork_of_it_rewrites_who_came_first(tmp_path: Path, repository: Repository) -> None:
+    """First parents are all we have: the embedded repository's hook refuses such a push, a remote should as well."""
+    repository.commit({"README.md": b"x"})
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(repository.path), str(clone))
+    repository.commit({ANN: b"0"})
+    source = GitSource(str(repository.path), home=tmp_path)
+    before = source.read(None).tree
+    git(clone, "commit", "--quiet", "--allow-empty", "-m", "mine")
+    git(clone, "pull", "--quiet", "--no-rebase", "--no-edit")
+    git(clone, "push", "--quiet")
+    reading = source.read(before.revision)
+    assert reading.changes is None
+    assert at(reading.tree, ANN).identity != at(before, ANN).identity

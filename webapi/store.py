@@ -1,0 +1,279 @@
+"""The spec repository, written: one commit a change, put on the branch by compare-and-swap.
+
+Nothing is locked between two processes. A writer reads the head, makes a commit on top of it, and moves the branch only
+from that head; whoever was slower starts over. A writer that is killed leaves at most objects that nobody refers to, or
+git's own lock file on the branch, which is removed when it is old.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from reconciler.core.entities import Commit, Identity, Tree
+from reconciler.core.history import API_EMAIL, API_NAME, Entry, PathChange, RawCommit
+from reconciler.core.identity import moment
+from reconciler.errors import ArgusError, Moved, SourceUnreachable
+from reconciler.names import split_path
+from reconciler.shell.git import STALE_LOCK_S, clean, scrub
+from reconciler.shell.objects import FILE_MODE, FOLDER_MODE, Kind, TreeEntry, object_id, parse_tree, tree_with
+from reconciler.shell.source import GitSource
+
+MAX_BLOB_BYTES = 1024 * 1024
+"""What is read of a file at most. Anything longer is no spec, and is cut to one byte more so that it shows."""
+
+READ_AGE_S = 5.0
+"""How old a mirror of a remote repository may be for a read, in seconds. Writes fetch first."""
+
+PLAIN = "100644"
+
+_PATH = re.compile(r"(?:(?!\.{1,2}/|\.git/)[A-Za-z0-9._-]+/)+(?!\.{1,2}\Z|\.git\Z)[A-Za-z0-9._-]+\Z", re.IGNORECASE)
+_AUTHOR = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]*[A-Za-z0-9_-])?\Z")
+_COMMITTED_AT = re.compile(rb"^committer .*> ([0-9]{1,12}) [+-][0-9]{4}$", re.MULTILINE)
+
+Change: TypeAlias = Callable[[bytes | None], bytes | None]
+"""What a file holds (None: no file) to what it is to hold (None: no file). May raise the caller's own errors."""
+
+Subject: TypeAlias = str | Callable[[bytes | None, bytes | None], str]
+"""A commit's subject line, or what makes it of the file before and after."""
+
+
+class NotAFileError(ArgusError):
+    """Where the file belongs, the repository has something else: somebody pushed a folder or a submodule there."""
+
+    code = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A write that landed, or that had nothing to do.
+
+    `commit` is the write's commit, or without a change the one that last changed the file. `revision` is the branch's
+    head as the write left it (None: unborn). `identity` is the model whose file it is (or was, when deleted); None
+    where the path is not a spec's.
+    """
+
+    commit: str | None
+    changed: bool
+    revision: str | None
+    identity: Identity | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The branch at one commit, around one path: the trees from the root down, and the file."""
+
+    head: str | None
+    committed_at: int
+    trees: tuple[bytes, ...]
+    content: bytes | None
+    entry: Entry | None
+
+
+class SpecStore:
+    """The writing side of the spec repository, shared by the threads of one API process."""
+
+    def __init__(
+        self, source: GitSource, *, clock: Callable[[], float] = time.time, stale_lock_s: float = STALE_LOCK_S
+    ) -> None:
+        """Write to the repository of `source`. `clock` gives seconds since the epoch.
+
+        `stale_lock_s` is the age in seconds from which a lock file of git's counts as left behind by a killed process.
+        """
+        self._source = source
+        self._git = source.git
+        self._clock = clock
+        self._stale_lock_s = stale_lock_s
+        self._turn = threading.Lock()
+
+    def read(self) -> Tree:
+        """Give the newest tree: of a remote repository, one at most `READ_AGE_S` old. Raises SourceUnreachable."""
+        return self._source.tree(max_age_s=READ_AGE_S)
+
+    def text(self, path: str) -> bytes | None:
+        """Give a file's content at the head that `read` gives, cut to `MAX_BLOB_BYTES` + 1; None where there is none.
+
+        Raises SourceUnreachable, and ValueError on a path that nobody may write.
+        """
+        _checked(path)
+        if self._source.remote:
+            self._source.tree(max_age_s=READ_AGE_S)
+        [found] = self._git.describe([f"refs/heads/{self._source.branch}:{path}"])
+        if found is None or found.kind != "blob":
+            return None
+        return self._git.blobs([found.id], MAX_BLOB_BYTES)[found.id]
+
+    def write(
+        self, path: str, change: Change, *, author: str, subject: Subject, model_key: str | None = None
+    ) -> Written:
+        """Make one file what `change` says, in one commit by `author` that changes nothing else.
+
+        `change` is called with what the head holds, and called again with a newer head where somebody was faster; it
+        raises what the caller wants raised. What it gives back unchanged makes no commit. With `model_key`, a file
+        that belongs to another model (deleted and made anew) counts as absent, and is never overwritten.
+
+        Raises Moved where the branch never stood still for the source's time limit, SourceUnreachable where git or the
+        remote does not answer (the write may have landed all the same), NotAFileError, and ValueError on a path or an
+        author that is not one.
+        """
+        _checked(path)
+        if not _AUTHOR.match(author):
+            raise ValueError(f"{author!r} is no author's name")
+        deadline = time.monotonic() + self._source.timeout_s
+        # Threads of one process take turns, which spares them losing races to each other.
+        if not self._turn.acquire(timeout=self._source.timeout_s):
+            raise Moved("other writes took all the time there was; try again")
+        try:
+            for attempt in range(1_000_000):
+                if attempt:
+                    # 2, 4, 8 … 256 ms at most, each writer a different part of it
+                    time.sleep(random.uniform(0, 0.001 * 2 ** min(attempt, 8)))
+                if (written := self._try(path, change, author, subject, model_key)) is not None:
+                    return written
+                if time.monotonic() > deadline:
+                    break
+                if not self._source.remote:
+                    self._git.clear_stale_locks(self._source.branch, self._stale_lock_s)
+        finally:
+            self._turn.release()
+        raise Moved(f"branch {self._source.branch} kept moving for {self._source.timeout_s:g} s; try again")
+
+    def _try(self, path: str, change: Change, author: str, subject: Subject, model_key: str | None) -> Written | None:
+        """Write on top of the present head; None where the branch was no longer there in the end."""
+        self._source.fetch()
+        seen = self._look(path)
+        if seen is None:
+            return None
+        before = seen.content
+        if model_key is not None and before is not None:
+            revision, file = self._source.at(path)
+            if revision != seen.head or file is None:
+                return None
+            if file.identity.model_key != model_key:
+                before = None
+        after = change(before)
+        if before != seen.content and after is not None:
+            raise Moved(f"{path} is another model's file now")
+        if after == before and (before is None or (seen.entry and seen.entry.mode == PLAIN)):
+            return self._unchanged(seen.head, path)
+        line = subject if isinstance(subject, str) else subject(before, after)
+        made = self._commit(seen, path, after, author, scrub(line))
+        if not self._source.publish(made.commit.sha, seen.head):
+            return None
+        return self._landed(made, path)
+
+    def _landed(self, made: RawCommit, path: str) -> Written:
+        done = self._source.follow(made, path)
+        if done is None and split_path(path) is not None:
+            raise SourceUnreachable(f"commit {made.commit.sha} was taken off the branch as soon as it was on it")
+        sha = made.commit.sha
+        return Written(commit=sha, changed=True, revision=sha, identity=done.identity if done else None)
+
+    def _look(self, path: str) -> _Seen | None:
+        """Read what a write at `path` stands on; None where the branch moved while it was read.
+
+        Two processes: one for the ids of everything between the branch and the file, one for their content. Each id is
+        looked up by the branch's name, so that what was read must prove to be of one commit.
+        """
+        *folders, name = path.split("/")
+        ref = f"refs/heads/{self._source.branch}"
+        places = [f"{ref}:{'/'.join(folders[: depth + 1])}" for depth in range(len(folders))]
+        head, *above, file = self._git.describe([f"{ref}^{{commit}}", f"{ref}^{{tree}}", *places, f"{ref}:{path}"])
+        if head is None:
+            born = self._git.head(self._source.branch)  # raises where the branch is damaged
+            return _Seen(None, 0, (b"",) * len(above), None, None) if born is None else None
+        if any(found is not None and found.kind != "tree" for found in above) or (file and file.kind != "blob"):
+            raise NotAFileError(f"{path} cannot be written: the repository has something else in its place")
+        there = [found.id for found in above if found]
+        small = [file.id] if file and file.size <= MAX_BLOB_BYTES else []
+        commit, *contents = self._git.contents([head.id, *there, *small])
+        trees = (*contents[: len(there)], *[b""] * (len(above) - len(there)))
+        entries = [_entry(tree, child) for tree, child in zip(trees, [*folders, name], strict=True)]
+        if _tree_of(commit) != there[0] or [entry and entry.blob for entry in entries] != [
+            found and found.id for found in [*above[1:], file]
+        ]:
+            return None
+        content = None
+        if file:
+            content = contents[-1] if small else self._git.blobs([file.id], MAX_BLOB_BYTES)[file.id]
+        return _Seen(head.id, _committed_at(commit), trees, content, entries[-1])
+
+    def _commit(self, seen: _Seen, path: str, after: bytes | None, author: str, subject: str) -> RawCommit:
+        """Store a commit on top of what was seen."""
+        *folders, name = (part.encode() for part in path.split("/"))
+        objects: list[tuple[Kind, bytes]] = []
+        entry, root = None, ""
+        if after is not None:
+            objects.append(("blob", after))
+            entry = TreeEntry(FILE_MODE, name, bytes.fromhex(object_id("blob", after)))
+        written = Entry(PLAIN, entry.id.hex()) if entry else None
+        # From the file's folder up to the root. A folder without entries is none, but for the root.
+        levels = zip(reversed(seen.trees), reversed([*folders, name]), reversed([b"", *folders]), strict=True)
+        for tree, child, parent in levels:
+            content = tree_with(tree, child, entry)
+            root = object_id("tree", content)
+            if content or not parent:
+                objects.append(("tree", content))
+            entry = TreeEntry(FOLDER_MODE, parent, bytes.fromhex(root)) if content else None
+        # Time never runs backwards along the branch, whatever the clocks of those who write say.
+        at = max(int(self._clock()), seen.committed_at)
+        lines = [
+            f"tree {root}",
+            *([f"parent {seen.head}"] if seen.head else []),
+            f"author {author} <{author.replace(' ', '.')}@users.argus> {at} +0000",
+            f"committer {API_NAME} <{API_EMAIL}> {at} +0000",
+            "",
+            f"{subject}\n",
+        ]
+        content = "\n".join(lines).encode()
+        objects.append(("commit", content))
+        self._git.write_objects(objects)
+        sha = object_id("commit", content)
+        commit = Commit(
+            sha=sha, author=author, committed_at=moment(str(at)), source="api", subject=clean(subject.encode())
+        )
+        return RawCommit(commit, seen.head, (PathChange(path, seen.entry, written),))
+
+    def _unchanged(self, head: str | None, path: str) -> Written | None:
+        """Say who last changed a file that stays as it is at `head`; None where the branch has moved on."""
+        if head is None:
+            return Written(commit=None, changed=False, revision=None, identity=None)
+        if split_path(path) is None:
+            out = self._git.run("log", "-1", "--first-parent", "--format=%H", "--end-of-options", head, "--", path)
+            return Written(commit=out.decode().strip() or None, changed=False, revision=head, identity=None)
+        revision, file = self._source.at(path)
+        if revision != head:
+            return None
+        return Written(
+            commit=file.commit.sha if file else None,
+            changed=False,
+            revision=head,
+            identity=file.identity if file else None,
+        )
+
+
+def _entry(tree: bytes, name: str) -> Entry | None:
+    """Find a name in a tree."""
+    for entry in parse_tree(tree):
+        if entry.name == name.encode():
+            return Entry(entry.mode.decode().zfill(6), entry.id.hex())
+    return None
+
+
+def _tree_of(commit: bytes) -> str:
+    return commit[5:45].decode(errors="replace")
+
+
+def _committed_at(commit: bytes) -> int:
+    found = _COMMITTED_AT.search(commit.partition(b"\n\n")[0])
+    return int(found[1]) if found else 0
+
+
+def _checked(path: str) -> None:
+    if not _PATH.match(path):
+        raise ValueError(f"{path!r} is no path that may be written")
