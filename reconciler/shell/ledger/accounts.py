@@ -20,7 +20,7 @@ _TOKEN = re.compile(r"argus_([0-9a-f]{18})_[A-Za-z0-9_-]{43}")
 _SECRET_BYTES = 32  # 43 characters of base64 without padding
 
 
-class UnknownUser(ArgusError):  # noqa: N818  named after what is wrong, as all of `errors`
+class UnknownUser(ArgusError):
     """There is no such user. The message names the id that was given."""
 
     code = "not_found"

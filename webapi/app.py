@@ -1,0 +1,74 @@
+"""The API's Flask app, put together. Run it under gunicorn (`argus api`)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from importlib.metadata import PackageNotFoundError, version
+
+from flask import Flask, Response, g, request
+
+from reconciler.settings import Settings
+from reconciler.shell.admin_token import admin_token
+from reconciler.shell.ledger import Accounts, LedgerReader, SqlLedger, open_ledger
+from reconciler.shell.source import GitSource
+from webapi import auth, openapi, parts, problems
+from webapi.docs import docs
+from webapi.health import health
+from webapi.models import models
+from webapi.parts import Parts
+from webapi.status import status
+from webapi.store import SpecStore
+from webapi.users import users
+
+log = logging.getLogger("webapi")
+
+
+def create_app(settings: Settings) -> Flask:
+    """Make the API as `settings` say. Raises SettingsError, LedgerUnreachable, SourceUnreachable."""
+    engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s)
+    return assemble(
+        Parts(
+            settings=settings,
+            store=SpecStore(GitSource.from_settings(settings)),
+            reader=LedgerReader(engine),
+            accounts=Accounts(engine),
+            ledger=SqlLedger(engine),
+            admin_token=admin_token(settings),
+        )
+    )
+
+
+def assemble(platform: Parts) -> Flask:
+    """Make the API from parts that exist already."""
+    app = openapi.make_app(_version())
+    app.config["MAX_CONTENT_LENGTH"] = platform.settings.api.max_body_bytes
+    app.url_map.merge_slashes = False  # an address is what it says: `//api/v2/...` is not redirected, but absent
+    parts.keep(app, platform)
+    problems.install(app)
+    app.before_request(_start_clock)
+    auth.install(app)
+    app.after_request(_write_log)
+    for api in (health, users, models, status):
+        app.register_api(api)
+    app.register_blueprint(docs)
+    return app
+
+
+def _start_clock() -> None:
+    g.began = time.monotonic()
+
+
+def _write_log(response: Response) -> Response:
+    """Write one line a request: the address's template, never the address, a body or a token."""
+    rule = request.url_rule.rule if request.url_rule else "-"
+    took_ms = (time.monotonic() - g.began) * 1000 if "began" in g else 0.0
+    log.info("%s %s %d %.1f ms %s", request.method, rule, response.status_code, took_ms, auth.caller_name())
+    return response
+
+
+def _version() -> str:
+    try:
+        return version("argus-serving")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,211 @@
+"""Models: written as commits to the spec repository, shown as git and the ledger have them.
+
+Another user's model does not exist for anybody but the admin: 404, in the same words as for a key that nobody has.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from reconciler.core.entities import SpecFile, State
+from reconciler.names import spec_path
+from reconciler.spec import ServingSpec, SpecRejected, parse
+from webapi import changes, openapi, paging, reading, schemas, views
+from webapi.auth import caller, require_admin
+from webapi.bodies import read_json, read_spec
+from webapi.folderlinks import refuse_links_out
+from webapi.parts import Parts, parts
+from webapi.problems import Conflict, Forbidden, Invalid, NotFound, SpecRefused
+from webapi.store import Written
+from webapi.users import require_user
+
+models = openapi.blueprint("models", prefix=f"{openapi.PREFIX}/serve", about="What should run, and what runs.")
+
+MOST_EVENTS = 200
+"""How many events a detail shows: the newest."""
+
+_OK, _INVALID, _ABSENT = HTTPStatus.OK, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND
+_SPEC_PROBLEMS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
+
+
+@models.post(
+    "/models",
+    summary="Create or update a model",
+    openapi_extensions=openapi.spec_body(),
+    responses=openapi.answers(HTTPStatus.ACCEPTED, schemas.ModelWritten, *_SPEC_PROBLEMS),
+)
+def write_model(query: schemas.OwnerQuery, header: schemas.CreateHeader) -> tuple[dict[str, Any], int]:
+    """Commit a spec exactly as it was sent. The same user and suffix again is an update of that model.
+
+    A body that is in git already makes no commit; the answer then is the model's present state and commit.
+    """
+    platform = parts()
+    owner = _owner(platform, query.user_id)
+    body = read_spec()
+    spec = _accepted(parse(body, owner=owner, limits=platform.settings.limits))
+    refuse_links_out(spec, owner, platform.settings.private_root)
+    create_only = (header.if_none_match or "").strip() == "*"
+
+    def change(before: bytes | None) -> bytes:
+        if create_only and before is not None:
+            raise Conflict("the model exists already, and If-None-Match: * asks to create only", field="model_id")
+        return body
+
+    def subject(before: bytes | None, _after: bytes | None) -> str:
+        return f"{'Create' if before is None else 'Update'} {spec.model_id}"
+
+    path = spec_path(owner, spec.model_id)
+    written = platform.store.write(path, change, author=caller().author, subject=subject)
+    return _answer(platform, written, State.QUEUED), HTTPStatus.ACCEPTED
+
+
+@models.get(
+    "/models",
+    summary="List models",
+    responses=openapi.answers(_OK, schemas.ModelList, _INVALID, HTTPStatus.FORBIDDEN),
+)
+def list_models(query: schemas.ModelsQuery) -> dict[str, Any]:
+    """List one's own models, oldest first. The admin may ask for a user's or for all (`all=true`)."""
+    platform = parts()
+    found, _ = reading.all_models(platform, _asked_for(query))
+    if caller().is_admin and not query.all and query.user_id is None:
+        found = []  # the admin owns none
+    page = paging.page(found, _sorting_key, limit=query.limit, cursor=query.cursor)
+    url = platform.settings.openai_base_url
+    items = [views.serving_model(reading.with_spec(platform, model), url) for model in page.items]
+    answer = schemas.ModelList(items=items, openai_base_url=url, next_cursor=page.next_cursor)
+    return answer.model_dump(mode="json")
+
+
+@models.get(
+    "/models/<model_key>",
+    summary="Show a model",
+    responses=openapi.answers(_OK, schemas.ModelDetail, _ABSENT),
+)
+def read_model(path: schemas.ModelPath) -> dict[str, Any]:
+    """Show a model with its resolved spec, its newest events and its deployment. DELETED models are kept as history."""
+    platform = parts()
+    model = reading.one_model(platform, path.model_key)
+    if model is None or not caller().may_see(model.identity.user_id):
+        raise _no_such_model()
+    events = [event for _, event in platform.reader.recent_events(path.model_key, MOST_EVENTS)]
+    detail = views.detail(model, events, platform.reader.status(), platform.settings.openai_base_url)
+    return detail.model_dump(mode="json")
+
+
+@models.patch(
+    "/models/<model_key>",
+    summary="Scale or change a model",
+    openapi_extensions=openapi.json_body(schemas.SpecPatch),
+    responses=openapi.answers(_OK, schemas.ModelWritten, *_SPEC_PROBLEMS),
+)
+def patch_model(path: schemas.ModelPath) -> dict[str, Any]:
+    """Change replicas, GPUs or engine arguments (a JSON merge patch). The file's comments and order are kept."""
+    platform = parts()
+    file = _own_file(platform, path.model_key)
+    patch = read_json(schemas.SpecPatch).model_dump(exclude_unset=True)
+    if not patch:
+        raise Invalid("the body names nothing to change; give num_replicas, gpus_per_replica or engine_kwargs")
+    identity, limits = file.identity, platform.settings.limits
+
+    def change(before: bytes | None) -> bytes:
+        if before is None:
+            raise _no_such_model()
+        return changes.patched_spec(before, patch, owner=identity.user_id, limits=limits, suffix=identity.suffix)
+
+    subject = changes.subject_of(patch, identity.suffix)
+    written = platform.store.write(
+        identity.path, change, author=caller().author, subject=subject, model_key=identity.model_key
+    )
+    return _answer(platform, written, State.QUEUED)
+
+
+@models.delete(
+    "/models/<model_key>",
+    summary="Delete a model",
+    responses=openapi.answers(_OK, schemas.ModelWritten, _ABSENT),
+)
+def delete_model(path: schemas.ModelPath) -> dict[str, Any]:
+    """Take a model's file out of the repository; the reconciler then takes the model down."""
+    platform = parts()
+    identity = _own_file(platform, path.model_key).identity
+
+    def change(before: bytes | None) -> None:
+        if before is None:
+            raise _no_such_model()
+
+    subject = f"Delete {identity.suffix}"
+    written = platform.store.write(
+        identity.path, change, author=caller().author, subject=subject, model_key=identity.model_key
+    )
+    return _answer(platform, written, State.DELETING)
+
+
+def _owner(platform: Parts, user_id: str | None) -> str:
+    """Say for whom a model is written. Raises Forbidden, NotFound."""
+    asking = caller()
+    if asking.user_id is None:
+        if user_id is None:
+            raise Forbidden("the admin owns no models; say for whom with ?user_id=<user>, or use the user's own token")
+        require_user(platform, user_id)
+        return user_id
+    if user_id not in {None, asking.user_id}:
+        raise Forbidden("only the admin may write models for others; leave ?user_id= out")
+    return asking.user_id
+
+
+def _asked_for(query: schemas.ModelsQuery) -> str | None:
+    """Say whose models are asked for, None for everybody's. Raises Forbidden."""
+    asking = caller()
+    if query.all:
+        require_admin()
+        return query.user_id
+    if asking.is_admin:
+        return query.user_id
+    if query.user_id not in {None, asking.user_id}:
+        raise Forbidden("only the admin may list others' models; leave ?user_id= out")
+    return asking.user_id
+
+
+def _own_file(platform: Parts, model_key: str) -> SpecFile:
+    file = platform.store.read().files.get(model_key)
+    if file is None or not caller().may_see(file.identity.user_id):
+        raise _no_such_model()
+    return file
+
+
+def _answer(platform: Parts, written: Written, state: State) -> dict[str, Any]:
+    """Answer a write, after a nudge: with `state` where there is a new commit, else with what is there already."""
+    identity = written.identity
+    assert identity is not None, "a spec's path has an identity"  # noqa: S101  SpecStore.write
+    if written.changed and written.commit is not None:
+        platform.nudge()
+        answer = schemas.ModelWritten(model_key=identity.model_key, state=state, commit=written.commit)
+        return answer.model_dump(mode="json")
+    model = reading.one_model(platform, identity.model_key)
+    if model is None:
+        raise _no_such_model()
+    return views.written(model).model_dump(mode="json")
+
+
+def _accepted(outcome: ServingSpec | SpecRejected) -> ServingSpec:
+    if isinstance(outcome, SpecRejected):
+        raise SpecRefused(outcome)
+    return outcome
+
+
+def _sorting_key(model: views.Model) -> paging.SortingKey:
+    return (schemas.iso(model.identity.created_at), model.identity.model_key)
+
+
+def _no_such_model() -> NotFound:
+    return NotFound("there is no such model among yours")

@@ -1,0 +1,313 @@
+"""What goes over the wire: the requests and answers as pydantic models, from which the OpenAPI document is made.
+
+Times are UTC, ISO 8601 with `Z`. Requests refuse members that they do not know.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from reconciler.core.entities import EventType, Health, State, WrittenBy
+from reconciler.names import USER_ID_PATTERN, USER_ID_RULE
+from webapi.paging import DEFAULT_LIMIT, LARGEST_LIMIT
+
+
+def iso(moment: datetime) -> str:
+    """Write a timezone-aware time in UTC, ISO 8601 with `Z`."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+UtcTime: TypeAlias = Annotated[
+    datetime,
+    PlainSerializer(iso, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+
+_KEY_EXAMPLE = "svc-alice-20260106-123000-abcd"
+_SHA_EXAMPLE = "8c1f0a5f3b0f4a1d9d0e6a7b5c4d3e2f1a0b9c8d"
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+class ErrorDetail(_Answer):
+    """What went wrong."""
+
+    code: str = Field(description="For machines; stable.", examples=["not_found"])
+    message: str = Field(description="For people: what was wrong and what would be right.")
+    details: dict[str, Any] = Field(description="What else is known, e.g. the `field` and `line` of a spec.")
+
+
+class ErrorBody(_Answer):
+    """The body of every answer that is an error."""
+
+    error: ErrorDetail
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+class Endpoint(_Answer):
+    """What an OpenAI client needs to reach a model."""
+
+    openai_base_url: str
+    model: str
+
+
+class ServingModel(_Answer):
+    """A model: what git wants of it, and what was done and seen. Null where no version of its file was ever valid."""
+
+    model_key: str = Field(examples=[_KEY_EXAMPLE])
+    user_id: str
+    model_id: str = Field(description="The public model name.", examples=["alice-202601061230-qwen-0.5b"])
+    model_id_suffix: str
+    model_id_prefix: str
+    model_source: str | None
+    num_replicas: int | None
+    gpus_per_replica: int | None
+    total_gpus: int | None
+    state: State
+    endpoint: Endpoint
+    error_summary: str | None
+    created_at: UtcTime
+    updated_at: UtcTime
+    commit: str = Field(description="The commit that is wanted.", examples=[_SHA_EXAMPLE])
+    serving_commit: str | None = Field(description="The commit that answers requests; null while none does.")
+
+
+class ModelList(_Answer):
+    """One page of models, oldest first."""
+
+    items: list[ServingModel]
+    openai_base_url: str
+    next_cursor: str | None
+
+
+class ModelWritten(_Answer):
+    """A change that is in git now, or was there already."""
+
+    model_key: str = Field(examples=[_KEY_EXAMPLE])
+    state: State
+    commit: str = Field(examples=[_SHA_EXAMPLE])
+
+
+class ModelEvent(_Answer):
+    """Something that happened to a model, with the commit that caused it."""
+
+    event_type: EventType
+    created_at: UtcTime
+    commit: str
+    author: str
+    source: WrittenBy
+    payload: dict[str, Any]
+
+
+class ModelDeployment(_Answer):
+    """A model's deployment in Serve as it was last seen. The numbers are replicas."""
+
+    health: Health
+    target_replicas: int
+    running: int
+    starting: int
+    stopping: int
+    message: str
+
+
+class ModelServeStatus(_Answer):
+    """Serve's application, and this model's deployment in it."""
+
+    app_name: str
+    app_status: str | None
+    deployment: ModelDeployment | None
+
+
+class ModelDetail(_Answer):
+    """A model, its spec with all defaults and macros resolved, and what happened to it."""
+
+    model: ServingModel
+    resolved_spec_yaml: str | None
+    events: list[ModelEvent] = Field(description="The newest 200, in order of time.")
+    serve_status: ModelServeStatus
+
+
+def _count_in_a_patch(schema: dict[str, Any]) -> None:
+    """Say that the number is 1 at least (`spec.parse` answers 422), and that leaving it out does not mean 1."""
+    schema["minimum"] = schema.pop("default")
+
+
+class SpecPatch(_Request):
+    """What a PATCH may change: a JSON merge patch (RFC 7396). Members that are left out stay as they are."""
+
+    model_config = ConfigDict(strict=True, json_schema_extra={"minProperties": 1, "example": {"num_replicas": 2}})
+
+    num_replicas: int = Field(default=1, json_schema_extra=_count_in_a_patch)
+    gpus_per_replica: int = Field(default=1, json_schema_extra=_count_in_a_patch)
+    engine_kwargs: dict[str, Any] | None = Field(
+        default=None,
+        description="Null removes an argument, or all of them.",
+        json_schema_extra={"example": {"seed": 7}},
+    )
+
+
+# --- the platform -------------------------------------------------------------------------------------------------
+
+
+class AppSummary(_Answer):
+    """Serve's application. `status` is Serve's own word, null where the application was not seen."""
+
+    name: str
+    status: str | None
+    message: str
+
+
+class GpuSummary(_Answer):
+    """The cluster's GPUs as they were last seen."""
+
+    total: float
+    free: float
+
+
+class RevisionSummary(_Answer):
+    """Where the spec repository stands, and how far the reconciler has seen it."""
+
+    head: str | None
+    last_seen: str | None
+
+
+class ReconcilerSummary(_Answer):
+    """How the loop is doing. `error` is null after a good pass."""
+
+    last_pass_at: UtcTime | None
+    error: str | None
+
+
+class PlatformSummary(_Answer):
+    """The platform in a few numbers."""
+
+    app: AppSummary
+    gpus: GpuSummary | None = Field(description="Null before the reconciler's first pass.")
+    revision: RevisionSummary
+    models: dict[State, int] = Field(description="How many models there are in each state.")
+    reconciler: ReconcilerSummary
+
+
+class HealthView(_Answer):
+    """A sign of life."""
+
+    status: str = Field(examples=["ok"])
+
+
+# --- users and tokens ---------------------------------------------------------------------------------------------
+
+
+class NewUser(_Request):
+    """A user to be created."""
+
+    model_config = ConfigDict(strict=True, json_schema_extra={"example": {"user_id": "alice"}})
+
+    # The rule is more than its pattern; `users` checks it whole, and says it in words.
+    user_id: str = Field(
+        description=USER_ID_RULE, json_schema_extra={"pattern": USER_ID_PATTERN, "examples": ["alice"]}
+    )
+
+
+class UserView(_Answer):
+    """A user. `created_at` is null for one whom only the repository knows so far."""
+
+    user_id: str
+    created_at: UtcTime | None
+
+
+class UserList(_Answer):
+    """One page of users, by id."""
+
+    items: list[UserView]
+    next_cursor: str | None
+
+
+class IssuedTokenView(_Answer):
+    """A new token. It is shown this once."""
+
+    token: str
+    token_id: str
+    expires_at: UtcTime
+
+
+class TokenView(_Answer):
+    """What can still be known of a token."""
+
+    token_id: str
+    created_at: UtcTime
+    expires_at: UtcTime
+    revoked_at: UtcTime | None
+
+
+class TokenList(_Answer):
+    """One page of a user's tokens, oldest first, expired and revoked ones among them."""
+
+    items: list[TokenView]
+    next_cursor: str | None
+
+
+# --- parameters ---------------------------------------------------------------------------------------------------
+
+
+class PageQuery(_Request):
+    """Which page of a list."""
+
+    limit: int = Field(default=DEFAULT_LIMIT, ge=1, le=LARGEST_LIMIT, description="The most items in one answer.")
+    cursor: str | None = Field(default=None, max_length=512, description="`next_cursor` of the page before.")
+
+
+class ModelsQuery(PageQuery):
+    """Whose models, and which page of them."""
+
+    all: bool = Field(default=False, description="Everybody's models. Admin only.")
+    user_id: str | None = Field(
+        default=None, description="This user's models: anybody's for the admin, else only one's own."
+    )
+
+
+class OwnerQuery(_Request):
+    """For whom a model is written."""
+
+    user_id: str | None = Field(
+        default=None, description="The model's owner. The admin, who owns no models, has to say; others are themselves."
+    )
+
+
+class CreateHeader(BaseModel):
+    """The condition under which a model is written."""
+
+    if_none_match: str | None = Field(
+        default=None, alias="If-None-Match", description="`*`: create only; 409 where the model exists."
+    )
+
+
+class UserPath(BaseModel):
+    """One user."""
+
+    user_id: str
+
+
+class TokenPath(UserPath):
+    """One of a user's tokens."""
+
+    token_id: str
+
+
+class ModelPath(BaseModel):
+    """One model."""
+
+    model_key: str = Field(json_schema_extra={"example": _KEY_EXAMPLE})

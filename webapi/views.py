@@ -1,0 +1,183 @@
+"""What users see of a model: git (what is wanted) joined with the ledger (what was done and seen).
+
+Pure. A model's file is None where the repository has none any more; its record is None where the reconciler has not
+seen it yet. Where the record is older than the file's commit, the file speaks: what it asks for is QUEUED.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from reconciler.core.entities import Deployment, Event, Identity, Record, SpecFile, State
+from reconciler.names import APP_NAME
+from reconciler.ports import PlatformStatus
+from reconciler.spec import ServingSpec, SpecRejected, resolved_yaml
+from webapi import schemas
+
+_GONE = {State.DELETING, State.DELETED}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model, as git and the ledger have it. At least one of the two does.
+
+    `spec` is what the file says: needed (and only looked at) where `is_ahead`.
+    """
+
+    file: SpecFile | None
+    record: Record | None
+    spec: ServingSpec | SpecRejected | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """Who the model is."""
+        known = self.file or self.record
+        assert known is not None, "a model is in git or in the ledger"  # noqa: S101  the class's invariant
+        return known.identity
+
+    @property
+    def is_ahead(self) -> bool:
+        """Say whether the file has something that the reconciler has not seen yet."""
+        if self.file is None:
+            return False
+        record = self.record
+        return record is None or record.state in _GONE or record.commit.sha != self.file.commit.sha
+
+
+def joined(files: Mapping[str, SpecFile], records: Mapping[str, Record]) -> list[Model]:
+    """Join both sides, keyed by model key. Records of models that are DELETED are history, not models."""
+    keys = files.keys() | {key for key, record in records.items() if record.state is not State.DELETED}
+    return [Model(files.get(key), records.get(key)) for key in keys]
+
+
+def state(model: Model) -> State:
+    """Say which state a model is in."""
+    record = model.record
+    if model.file is None:
+        return State.DELETED if record is not None and record.state is State.DELETED else State.DELETING
+    if record is not None and not model.is_ahead:
+        return record.state
+    if not isinstance(model.spec, SpecRejected):
+        return State.QUEUED
+    # What is refused changes nothing: a model that ran before goes on as it was.
+    return State.FAILED if record is None or record.spec is None or record.state in _GONE else record.state
+
+
+def effective_spec(model: Model) -> ServingSpec | None:
+    """Give the spec that counts: the newest that was acceptable, None where there never was one."""
+    if model.is_ahead and isinstance(model.spec, ServingSpec):
+        return model.spec
+    return model.record.spec if model.record is not None else None
+
+
+def serving_model(model: Model, openai_base_url: str) -> schemas.ServingModel:
+    """Give the ServingModel of the API's reference."""
+    identity, spec = model.identity, effective_spec(model)
+    return schemas.ServingModel(
+        model_key=identity.model_key,
+        user_id=identity.user_id,
+        model_id=identity.model_id,
+        model_id_suffix=identity.suffix,
+        model_id_prefix=identity.model_id.removesuffix(f"-{identity.suffix}"),
+        model_source=spec.model_source if spec else None,
+        num_replicas=spec.num_replicas if spec else None,
+        gpus_per_replica=spec.gpus_per_replica if spec else None,
+        total_gpus=spec.num_replicas * spec.gpus_per_replica if spec else None,
+        state=state(model),
+        endpoint=schemas.Endpoint(openai_base_url=openai_base_url, model=identity.model_id),
+        error_summary=_error_summary(model),
+        created_at=identity.created_at,
+        updated_at=max(_times(model)),
+        commit=commit(model),
+        serving_commit=_serving_commit(model.record),
+    )
+
+
+def commit(model: Model) -> str:
+    """Give the SHA of the commit that is wanted: the file's newest, or the one that removed it once that is known."""
+    known = model.file or model.record
+    assert known is not None, "a model is in git or in the ledger"  # noqa: S101  Model's invariant
+    return known.commit.sha
+
+
+def written(model: Model) -> schemas.ModelWritten:
+    """Give the answer to a change that needed no commit, or whose commit is in `model` already."""
+    return schemas.ModelWritten(model_key=model.identity.model_key, state=state(model), commit=commit(model))
+
+
+def detail(
+    model: Model, events: Sequence[Event], status: PlatformStatus | None, openai_base_url: str
+) -> schemas.ModelDetail:
+    """Give a model's detail. `events` are in order of time; `status` is None before the reconciler's first pass."""
+    spec = effective_spec(model)
+    return schemas.ModelDetail(
+        model=serving_model(model, openai_base_url),
+        resolved_spec_yaml=resolved_yaml(spec) if spec else None,
+        events=[event_view(event) for event in events],
+        serve_status=schemas.ModelServeStatus(
+            app_name=APP_NAME,
+            app_status=status.app_status if status else None,
+            deployment=_deployment(model.record.deployment if model.record else None),
+        ),
+    )
+
+
+def event_view(event: Event) -> schemas.ModelEvent:
+    """Give an event as users see it."""
+    return schemas.ModelEvent(
+        event_type=event.event_type,
+        created_at=event.created_at,
+        commit=event.commit,
+        author=event.author,
+        source=event.source,
+        payload=dict(event.payload),
+    )
+
+
+def platform(models: Iterable[Model], head: str | None, status: PlatformStatus | None) -> schemas.PlatformSummary:
+    """Give the platform's summary. `head` is the revision of the branch, None while it is unborn."""
+    counted = Counter(state(model) for model in models)
+    return schemas.PlatformSummary(
+        app=schemas.AppSummary(
+            name=APP_NAME,
+            status=status.app_status if status else None,
+            message=status.app_message if status else "the reconciler has not made a pass yet",
+        ),
+        gpus=schemas.GpuSummary(total=status.total_gpus, free=status.free_gpus) if status else None,
+        revision=schemas.RevisionSummary(head=head, last_seen=status.revision if status else None),
+        models={each: counted[each] for each in State if each is not State.DELETED},
+        reconciler=schemas.ReconcilerSummary(
+            last_pass_at=status.seen_at if status else None, error=status.error if status else None
+        ),
+    )
+
+
+def _error_summary(model: Model) -> str | None:
+    if model.is_ahead:
+        return model.spec.message if isinstance(model.spec, SpecRejected) else None
+    return model.record.error_summary if model.record else None
+
+
+def _times(model: Model) -> list[datetime]:
+    times = [model.file.commit.committed_at] if model.file else []
+    return [*times, model.record.updated_at] if model.record else times
+
+
+def _serving_commit(record: Record | None) -> str | None:
+    return record.serving_commit.sha if record and record.serving_commit else None
+
+
+def _deployment(seen: Deployment | None) -> schemas.ModelDeployment | None:
+    if seen is None:
+        return None
+    return schemas.ModelDeployment(
+        health=seen.health,
+        target_replicas=seen.target_replicas,
+        running=seen.running,
+        starting=seen.starting,
+        stopping=seen.stopping,
+        message=seen.message,
+    )
