@@ -32,6 +32,12 @@ class RuntimeUnreachable(Unreachable):
     code = "runtime_unreachable"
 
 
+class RuntimeLost(RuntimeUnreachable):
+    """The connection to Ray is in a state that nothing in this process mends. A new process connects afresh."""
+
+    code = "runtime_lost"
+
+
 class LedgerUnreachable(Unreachable):
     """The ledger's database does not answer, or not in time."""
 

@@ -1,0 +1,8 @@
+"""In-memory stand-ins for what is outside, held by `tests/contracts` to the same promises as the real ones."""
+
+from reconciler.testing.folders import MemoryFolders
+from reconciler.testing.ledger import MemoryLedger
+from reconciler.testing.runtime import MemoryRuntime
+from reconciler.testing.source import MemorySource
+
+__all__ = ["MemoryFolders", "MemoryLedger", "MemoryRuntime", "MemorySource"]

@@ -1,0 +1,58 @@
+"""A ledger in memory."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from reconciler.core.entities import Event, Record, State
+from reconciler.errors import LedgerUnreachable, Moved
+from reconciler.ports import Advance, LedgerState, PlatformStatus
+
+
+class MemoryLedger:
+    """`ports.Ledger` in memory. What was written can be read from its attributes; `down` makes it unreachable."""
+
+    def __init__(self) -> None:
+        """Begin empty, at base 0."""
+        self.base = 0
+        self.revision: str | None = None
+        self.records: dict[str, Record] = {}
+        self.events: list[Event] = []
+        self.users: set[str] = set()
+        self.status: PlatformStatus | None = None
+        self.down = False
+        self._nudges = 0
+
+    def load(self) -> LedgerState:
+        """Keep `ports.Ledger.load`."""
+        self._reach()
+        living = {key: record for key, record in self.records.items() if record.state is not State.DELETED}
+        return LedgerState(self.base, self.revision, MappingProxyType(living))
+
+    def record(self, base: int, advance: Advance) -> int:
+        """Keep `ports.Ledger.record`."""
+        self._reach()
+        if base != self.base:
+            raise Moved(f"the ledger is at base {self.base}, no longer at {base}")
+        if advance.records or advance.events or advance.revision != self.revision:
+            self.base += 1
+        self.revision = advance.revision
+        self.records |= {record.identity.model_key: record for record in advance.records}
+        self.events += advance.events
+        self.users |= advance.users
+        self.status = advance.status or self.status
+        return self.base
+
+    def nudges(self) -> int:
+        """Keep `ports.Ledger.nudges`."""
+        self._reach()
+        return self._nudges
+
+    def nudge(self) -> None:
+        """Keep `ports.Ledger.nudge`."""
+        self._reach()
+        self._nudges += 1
+
+    def _reach(self) -> None:
+        if self.down:
+            raise LedgerUnreachable("the ledger does not answer")
