@@ -199,8 +199,10 @@ def _leave() -> NoReturn:
 
 def _runtime(settings: Settings) -> ServeRuntime:
     """Import what takes seconds only here: a wrong setting is told before."""
-    # Read by Ray at import. Its handler prints a C++ stack at each SIGTERM, and ours is the one that counts.
+    # Read by Ray at import. Its handler prints a C++ stack at each SIGTERM, and ours is the one that counts; its setup
+    # hook has every new worker process import vLLM, also those that never run an engine.
     os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"
+    os.environ["RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK"] = "0"
     from reconciler.shell import engine, llm  # noqa: PLC0415
     from reconciler.shell.serve import ServeRuntime  # noqa: PLC0415
 

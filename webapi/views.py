@@ -167,7 +167,10 @@ def _times(model: Model) -> list[datetime]:
 
 
 def _serving_commit(record: Record | None) -> str | None:
-    return record.serving_commit.sha if record and record.serving_commit else None
+    """Give the commit that answers: none while no replica runs, whatever answered before."""
+    if record is None or record.serving_commit is None or record.deployment is None or not record.deployment.running:
+        return None
+    return record.serving_commit.sha
 
 
 def _deployment(seen: Deployment | None) -> schemas.ModelDeployment | None:

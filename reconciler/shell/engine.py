@@ -19,6 +19,8 @@ class ModelServer(LLMServer):
 
     async def start(self) -> None:
         """Start the engine and let it answer once. Raises RuntimeError with its own words where it does not."""
+        # Ray would download the model in a worker process of its own, which takes 20 s of imports to find a folder.
+        self._llm_config.get_or_create_callback().ctx.run_init_node = False
         await super().start()
         model = self._llm_config.model_id
         if self.engine._oai_serving_completion is not None:

@@ -42,7 +42,17 @@ def _spec(replicas: int = 1) -> ServingSpec:
     return spec
 
 
-RECORD = Record(WHO, FILE.blob, OLD, State.RUNNING, NOON + timedelta(minutes=1), spec=_spec(), serving_commit=OLD)
+UP = Deployment(WHO.model_key, "v1", Health.HEALTHY, target_replicas=1, running=1, starting=0, stopping=0, message="")
+RECORD = Record(
+    WHO,
+    FILE.blob,
+    OLD,
+    State.RUNNING,
+    NOON + timedelta(minutes=1),
+    spec=_spec(),
+    serving_commit=OLD,
+    deployment=UP,
+)
 
 
 def _shown(model: Model) -> dict[str, Any]:
@@ -74,6 +84,11 @@ def test_a_file_that_no_pass_has_seen_is_queued_with_what_it_says() -> None:
     shown = _shown(Model(FILE, None, _spec(3)))
     assert (shown["state"], shown["num_replicas"], shown["total_gpus"]) == ("QUEUED", 3, 6)
     assert (shown["commit"], shown["serving_commit"], shown["updated_at"]) == (OLD.sha, None, "2026-01-06T12:00:00Z")
+
+
+def test_no_commit_answers_while_no_replica_runs() -> None:
+    assert _shown(Model(FILE, replace(RECORD, deployment=replace(UP, running=0))))["serving_commit"] is None
+    assert _shown(Model(FILE, replace(RECORD, deployment=None)))["serving_commit"] is None
 
 
 def test_a_newer_commit_is_queued_while_the_older_one_answers() -> None:

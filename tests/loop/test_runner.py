@@ -1,0 +1,118 @@
+"""When passes run: every so often, at once when asked, soon again while something is on its way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reconciler.__main__ import RESTART_ME, Runner
+from reconciler.core.entities import State
+from reconciler.errors import RuntimeLost
+from reconciler.shell.watch import Watch
+from reconciler.testing import MemoryLedger
+from tests.loop.world import World, spec
+from tests.repositories import Repository
+
+NEVER_S = 3600.0
+SOON_S = 10.0
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SOON_S
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+
+
+@contextmanager
+def running(world: World, interval_s: float = NEVER_S) -> Iterator[Runner]:
+    runner = Runner(world.loop, interval_s)
+    runner.start()
+    try:
+        yield runner
+    finally:
+        runner.stop()
+
+
+def test_the_first_pass_runs_at_once() -> None:
+    world = World()
+    with running(world):
+        until(lambda: world.runtime.applies == 1)
+
+
+def test_a_pass_runs_at_once_when_asked() -> None:
+    world = World()
+    with running(world) as runner:
+        until(lambda: world.runtime.applies == 1)
+        world.write("alice", "qwen", spec("qwen"))
+        runner.ask()
+        until(lambda: world.runtime.applies == 2)
+
+
+def test_what_was_asked_during_a_pass_is_not_forgotten() -> None:
+    world = World()
+    inside, go_on = threading.Event(), threading.Event()
+    read = world.source.read
+
+    def slow_read(since: str | None) -> object:
+        reading = read(since)
+        inside.set()
+        assert go_on.wait(SOON_S)
+        return reading
+
+    world.loop.source.read = slow_read  # type: ignore[method-assign, assignment]  # a source that takes its time
+    with running(world) as runner:
+        assert inside.wait(SOON_S)
+        world.write("alice", "qwen", spec("qwen"))
+        runner.ask()
+        go_on.set()
+        until(lambda: world.runtime.app is not None and len(world.runtime.app.workloads) == 1)
+
+
+def test_a_model_on_its_way_is_looked_after_without_being_asked() -> None:
+    world = World()
+    world.write("alice", "qwen", spec("qwen"))
+    with running(world):
+        until(lambda: world.runtime.applies == 1)
+        world.runtime.step()
+        world.runtime.step()
+        until(lambda: world.record("alice", "qwen").state is State.RUNNING)
+
+
+def test_trouble_is_on_record_and_ends_with_the_next_good_pass() -> None:
+    world = World()
+    world.source.down = True
+    with running(world) as runner:
+        until(lambda: world.ledger.status is not None and world.ledger.status.error is not None)
+        world.source.down = False
+        runner.ask()
+        until(lambda: world.ledger.status is not None and world.ledger.status.error is None)
+        assert not runner.stopping.is_set()
+
+
+def test_a_lost_ray_ends_the_process_with_the_status_that_asks_for_another() -> None:
+    world = World()
+
+    def lost() -> None:
+        raise RuntimeLost("Ray did not answer within 60 s")
+
+    world.loop.runtime.observe = lost  # type: ignore[method-assign, assignment]  # a Ray that is gone for good
+    with running(world) as runner:
+        until(runner.stopping.is_set)
+        assert runner.exit_status == RESTART_ME
+
+
+def test_a_push_and_a_nudge_stir_the_watch_and_nothing_else_does(tmp_path: Path) -> None:
+    repository, ledger = Repository(tmp_path / "specs.git"), MemoryLedger()
+    repository.commit({"README.md": b"x"})
+    watch = Watch(ledger, str(repository.path), "main")
+    assert not watch.stirred()
+    repository.commit({"users/alice/qwen.yaml": b"x"})
+    assert watch.stirred()
+    assert not watch.stirred()
+    ledger.nudge()
+    assert watch.stirred()
+    assert not watch.stirred()
