@@ -6,12 +6,15 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from argus import home, ray_head
+from reconciler.settings import RaySettings
+
+RAY_LIMIT_S = 90
 
 
 def free_port() -> int:
@@ -22,33 +25,30 @@ def free_port() -> int:
 
 
 @contextmanager
-def ray_head(logs: Path) -> Iterator[str]:
-    """Run a Ray head with 8 logical GPUs, and give its address. Placeholder until argus.ray_head is there."""
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="argus-t-") as tmp, (logs / "ray.log").open("wb") as log:
-        command = [
-            str(Path(sys.executable).parent / "ray"),
-            "start",
-            "--head",
-            "--block",
-            "--node-ip-address=127.0.0.1",
-            f"--port={port}",
-            "--num-gpus=8",
-            "--num-cpus=8",
-            "--include-dashboard=false",
-            "--object-store-memory=134217728",
-            f"--temp-dir={tmp}",
-            "--disable-usage-stats",
-            "--min-worker-port=20000",
-            "--max-worker-port=29999",
-        ]
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+def running_ray(state: Path, gpus: int) -> Iterator[str]:
+    """Run the embedded Ray as `argus up` does, with `gpus` logical GPUs, and give its address.
+
+    While it runs, this process has in its environment what a client of it needs.
+    """
+    home.prepare(state, state / "private")
+    command = ray_head.command(state, RaySettings(num_gpus=gpus), os.environ)
+    client, before = ray_head.client_environ(state), dict(os.environ)
+    log = state / "logs" / "ray.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command.argv, env=dict(command.environ), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
-            deadline = time.monotonic() + 60
-            while "Ray runtime started" not in (logs / "ray.log").read_text():
-                assert process.poll() is None and time.monotonic() < deadline, (logs / "ray.log").read_text()
+            deadline = time.monotonic() + RAY_LIMIT_S
+            while not ray_head.has_started(log, 0):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.1)
-            yield f"127.0.0.1:{port}"
+            os.environ.update(client)
+            yield str(command.facts["address"])
         finally:
+            os.environ.clear()
+            os.environ.update(before)
             process.send_signal(signal.SIGTERM)
             process.wait(60)
+            ray_head.remove_folder(state)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Protocol
 
 import httpx
@@ -18,15 +17,15 @@ import pytest
 from reconciler.core.entities import App, CatalogueEntry, Deployment, Health, Observation, Workload
 from reconciler.ports import Runtime
 from reconciler.testing import MemoryRuntime
-from tests.processes import free_port, ray_head
+from tests.processes import free_port, running_ray
 
 CREATED = datetime(2026, 1, 6, 12, 30, tzinfo=UTC)
 LONGEST_S = 120
 
 
 class Rig(Protocol):
-    runtime: Runtime
-
+    @property
+    def runtime(self) -> Runtime: ...
     def pids(self, key: str) -> frozenset[int]: ...
     def ingress_pids(self) -> frozenset[int]: ...
     def pause(self) -> None: ...
@@ -64,7 +63,8 @@ class ServeRig:
 
         app = _get_global_client().get_serve_details()["applications"]["argus_llm_app"]
         replicas = app["deployments"].get(key, {"replicas": []})["replicas"]
-        return frozenset(replica["pid"] for replica in replicas if replica["state"] == "RUNNING")
+        # UPDATING is a live process that takes a new list of models: the ingress, for a moment.
+        return frozenset(replica["pid"] for replica in replicas if replica["state"] in {"RUNNING", "UPDATING"})
 
     def ingress_pids(self) -> frozenset[int]:
         return self.pids("argus-ingress")
@@ -82,7 +82,7 @@ class ServeRig:
 
 @pytest.fixture(scope="module")
 def serve_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeRig]:
-    with ray_head(Path(tmp_path_factory.mktemp("ray"))) as address:
+    with running_ray(tmp_path_factory.mktemp("ray"), gpus=8) as address:
         rig = ServeRig(address)
         yield rig
         rig.runtime.close()

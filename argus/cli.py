@@ -1,0 +1,104 @@
+"""The command `argus`. A wrong configuration is one clear line and exit status 2, a step that fails exit status 1."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from argus.errors import UpFailed
+from reconciler import settings as configuration
+from reconciler.errors import ArgusError, SettingsError
+from reconciler.settings import Settings
+
+EMBEDDED_CONFIG = Path(__file__).parent / "dev.yaml"
+"""The embedded configuration: what `argus up` and `argus down` read where no file is named."""
+
+_FLAGS = {"home": "ARGUS_HOME", "api_port": "ARGUS_API_PORT", "openai_port": "ARGUS_OPENAI_PORT"}
+
+
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Run the command that `argv` names. Gives the exit status."""
+    arguments = _parser().parse_args(argv)
+    if arguments.command == "version":
+        print(f"argus {_version()}")
+        return 0
+    try:
+        environ = overlay(arguments, environ)
+        embedded = EMBEDDED_CONFIG if arguments.command in {"up", "down"} else None
+        named = arguments.config or environ.get("ARGUS_CONFIG")
+        config = Path(named).absolute() if named else embedded
+        return _run(arguments, configuration.load(config, environ), config, environ)
+    except SettingsError as error:
+        print(f"argus: {error}", file=sys.stderr)
+        return 2
+    except (UpFailed, ArgusError) as error:
+        print(f"argus: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def overlay(arguments: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, str]:
+    """Give the environment with the flags in it: a flag beats the environment, which beats the file."""
+    given = {variable: getattr(arguments, flag, None) for flag, variable in _FLAGS.items()}
+    return {**environ, **{variable: str(value) for variable, value in given.items() if value is not None}}
+
+
+def _run(arguments: argparse.Namespace, settings: Settings, config: Path | None, environ: Mapping[str, str]) -> int:
+    # Each command imports what it needs: the reconciler's part of Ray takes seconds, `argus down` none.
+    match arguments.command:
+        case "up":
+            from argus.console import Console  # noqa: PLC0415
+            from argus.up import Platform  # noqa: PLC0415
+
+            if config is None:
+                raise AssertionError("`up` has a configuration file, if only the embedded one")
+            return Platform(settings, config, environ, Console()).up(with_demo=not arguments.no_demo)
+        case "down":
+            from argus.console import Console  # noqa: PLC0415
+            from argus.down import down  # noqa: PLC0415
+
+            return down(settings.home, Console())
+        case "api":
+            from webapi.__main__ import main as api  # noqa: PLC0415
+
+            return api(settings)
+        case "reconciler":
+            from reconciler.__main__ import main as reconciler  # noqa: PLC0415
+
+            return reconciler(settings)
+        case other:
+            raise AssertionError(f"no such command: {other}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="argus",
+        description="A GitOps reconciler that serves language models with Ray Serve and vLLM.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    up = commands.add_parser("up", help="start and supervise the whole platform; Ctrl-C stops it")
+    down = commands.add_parser("down", help="stop a platform, also one whose `argus up` was killed")
+    api = commands.add_parser("api", help="run the management API alone")
+    reconciler = commands.add_parser("reconciler", help="run the reconciler alone, against the Ray at ray.address")
+    commands.add_parser("version", help="print the version")
+    for command in (up, down, api, reconciler):
+        command.add_argument("--config", metavar="FILE", help="configuration file, see dev.yaml (ARGUS_CONFIG)")
+        command.add_argument("--home", metavar="DIR", help="state folder (ARGUS_HOME)")
+    for command in (up, api):
+        command.add_argument("--api-port", type=int, metavar="N", help="port of the API (ARGUS_API_PORT)")
+    for command in (up, api, reconciler):
+        command.add_argument("--openai-port", type=int, metavar="N", help="port of the models (ARGUS_OPENAI_PORT)")
+    up.add_argument("--no-demo", action="store_true", help="start without the demo model")
+    return parser
+
+
+def _version() -> str:
+    try:
+        return version("argus-serving")
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,11 @@
+"""How a command of the front door ends other than well."""
+
+from __future__ import annotations
+
+
+class UpFailed(Exception):
+    """A step cannot succeed. The message is for the person at the terminal; the command ends with exit code 1."""
+
+
+class Stopped(Exception):
+    """Somebody asked the platform to stop (SIGTERM, SIGINT) while a step was waiting."""

@@ -1,0 +1,243 @@
+"""The main job from end to end, on real Ray and real vLLM: `argus up`, two users, REST and push, chat, scale, break,
+delete, kill, stop and start again. One platform serves all tests of this file, which tell one story in order.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.platform import Listener, Platform, descendants, wait_until
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+GREETING = "Hello"
+ALICE_SPEC = """\
+# Alice's model, as she wrote it
+model_id: qwen-0.5b
+model_source: $HOME/common/hf/demo  # the shared folder
+engine_kwargs:
+  max_model_len: 1024
+"""
+BOB_SPEC = """\
+model_id: vectors
+model_source: $HOME/common/hf/demo
+engine_kwargs:
+  runner: pooling
+  convert: embed
+  max_model_len: 256
+"""
+
+
+class Story:
+    """What one test of the story leaves to the next."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self.demo_key = ""
+        self.demo = ""
+        self.alice: httpx.Client
+        self.alice_key = ""
+        self.bob: httpx.Client
+        self.bob_key = ""
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    platform = Platform(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("logs"))
+    try:
+        platform.start()
+        yield Story(platform)
+    finally:
+        if platform.process is not None and platform.process.poll() is None:
+            platform.stop()
+
+
+def _is_running(detail: dict[str, Any]) -> bool:
+    model = detail["model"]
+    return bool(model["state"] == "RUNNING" and model["serving_commit"] == model["commit"])
+
+
+def test_a_newcomer_is_answered_by_the_demo_model(story: Story) -> None:
+    platform = story.platform
+    (demo,) = platform.admin.get("/serve/models", params={"all": "true"}).json()["items"]
+    story.demo, story.demo_key = demo["model_id"], demo["model_key"]
+    assert demo["state"] == "RUNNING"
+    assert demo["endpoint"] == {"openai_base_url": f"http://127.0.0.1:{platform.openai_port}/v1", "model": story.demo}
+    assert [model.id for model in platform.openai.models.list()] == [story.demo]
+    answer = platform.say(story.demo, GREETING)
+    assert "Argus" in answer
+    assert answer.isprintable()
+    text = platform.openai.completions.create(model=story.demo, prompt="Hello", max_tokens=4)
+    assert text.choices[0].finish_reason == "length"
+
+
+def test_models_come_by_rest_and_by_push_while_others_stream(story: Story, tmp_path: Path) -> None:
+    platform = story.platform
+    demo_processes, ingress = platform.replicas(story.demo_key), platform.ingress()
+    assert len(demo_processes) == 1
+    listeners = [Listener(platform, story.demo) for _ in range(2)]
+
+    story.alice = platform.user("alice")
+    answer = story.alice.post(
+        "/serve/models", content=ALICE_SPEC.encode(), headers={"Content-Type": "application/yaml"}
+    )
+    assert answer.status_code == 202, answer.text
+    story.alice_key = answer.json()["model_key"]
+    assert platform.git("show", "main:users/alice/qwen-0.5b.yaml") == ALICE_SPEC
+
+    checkout = tmp_path / "specs"
+    _git(tmp_path, "clone", "-q", str(platform.home / "specs.git"), str(checkout))
+    (checkout / "users" / "bob").mkdir(parents=True)
+    (checkout / "users" / "bob" / "vectors.yaml").write_text(BOB_SPEC)
+    _push(checkout, "Serve vectors for search")
+    wait_until(lambda: "bob" in _users(platform), 60, lambda: str(_users(platform)))
+    story.bob = platform.client(platform.token("bob"))
+    (bobs,) = story.bob.get("/serve/models").json()["items"]
+    story.bob_key = bobs["model_key"]
+
+    alice = platform.until(story.alice, story.alice_key, _is_running)
+    bob = platform.until(story.bob, story.bob_key, _is_running)
+    for listener in listeners:
+        listener.stop()
+
+    assert [failure for listener in listeners for failure in listener.failures] == []
+    assert all(listener.requests for listener in listeners)
+    assert platform.replicas(story.demo_key) == demo_processes
+    assert platform.ingress() == ingress
+    events = [event["event_type"] for event in alice["events"]]
+    assert events == ["DEPLOY_REQUESTED", "DEPLOY_STARTED", "DEPLOY_SUCCEEDED"]
+    assert {event["source"] for event in alice["events"]} == {"api"}
+    assert {(event["source"], event["author"]) for event in bob["events"]} == {("git", "Bob Builder")}
+
+
+def test_each_model_answers_in_its_own_way(story: Story) -> None:
+    platform = story.platform
+    alice = platform.detail(story.alice, story.alice_key)["model"]["model_id"]
+    bob = platform.detail(story.bob, story.bob_key)["model"]["model_id"]
+    assert "Argus" in platform.say(alice)
+    chunks = platform.openai.chat.completions.create(
+        model=alice, messages=[{"role": "user", "content": GREETING}], stream=True, temperature=0
+    )
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert streamed == platform.say(alice)
+    vector = platform.openai.embeddings.create(model=bob, input="Hello").data[0].embedding
+    assert len(vector) > 1
+    assert platform.admin.get(f"/serve/models/{story.bob_key}").status_code == 200
+    assert story.alice.get(f"/serve/models/{story.bob_key}").status_code == 404
+
+
+def test_scaling_adds_a_replica_and_keeps_the_first(story: Story) -> None:
+    platform = story.platform
+    before = platform.replicas(story.alice_key)
+    answer = story.alice.patch(f"/serve/models/{story.alice_key}", json={"num_replicas": 2})
+    assert (answer.status_code, answer.json()["state"]) == (200, "QUEUED")
+    platform.until(story.alice, story.alice_key, _is_running)
+    after = platform.replicas(story.alice_key)
+    assert before < after
+    assert len(after) == 2
+    text = platform.git("show", "main:users/alice/qwen-0.5b.yaml")
+    assert "# Alice's model, as she wrote it" in text
+    assert "# the shared folder" in text
+
+
+def test_a_broken_spec_breaks_nothing_that_runs(story: Story, tmp_path: Path) -> None:
+    platform = story.platform
+    before = platform.replicas(story.bob_key)
+    checkout = tmp_path / "specs"
+    _git(tmp_path, "clone", "-q", str(platform.home / "specs.git"), str(checkout))
+    spec = checkout / "users" / "bob" / "vectors.yaml"
+    spec.write_text(BOB_SPEC + "  trust_remote_code: true\n")
+    _push(checkout, "Trust strangers")
+    refused = platform.until(story.bob, story.bob_key, lambda detail: detail["model"]["error_summary"] is not None)
+    assert refused["model"]["state"] == "RUNNING"
+    assert "trust_remote_code" in refused["model"]["error_summary"]
+    assert refused["model"]["serving_commit"] != refused["model"]["commit"]
+    assert platform.replicas(story.bob_key) == before
+    spec.write_text(BOB_SPEC)
+    _push(checkout, "Do not trust strangers")
+    platform.until(story.bob, story.bob_key, _is_running)
+    assert platform.replicas(story.bob_key) == before
+
+
+def test_a_deleted_model_is_unknown_at_once_and_its_neighbours_stay(story: Story) -> None:
+    platform = story.platform
+    neighbours = platform.replicas(story.demo_key) | platform.replicas(story.alice_key) | platform.ingress()
+    name = platform.detail(story.bob, story.bob_key)["model"]["model_id"]
+    answer = story.bob.delete(f"/serve/models/{story.bob_key}")
+    assert (answer.status_code, answer.json()["state"]) == (200, "DELETING")
+    gone = platform.until(story.bob, story.bob_key, lambda detail: detail["model"]["state"] == "DELETED")
+    assert gone["events"][-1]["event_type"] == "DELETED"
+    assert gone["events"][-1]["commit"] == answer.json()["commit"]
+    url = f"http://127.0.0.1:{platform.openai_port}/v1/embeddings"
+    asked = httpx.post(url, json={"model": name, "input": "x"})
+    assert (asked.status_code, asked.json()["error"]["code"]) == (404, "model_not_found")
+    assert platform.replicas(story.demo_key) | platform.replicas(story.alice_key) | platform.ingress() == neighbours
+
+
+def test_git_tells_who_asked_for_what_and_every_event_names_a_commit(story: Story) -> None:
+    platform = story.platform
+    log = platform.git("log", "--format=%an|%cn|%s", "main").splitlines()
+    assert "alice|Argus|Create qwen-0.5b" in log
+    assert "Bob Builder|Bob Builder|Serve vectors for search" in log
+    for client, key in ((story.alice, story.alice_key), (story.bob, story.bob_key)):
+        for event in platform.detail(client, key)["events"]:
+            platform.git("cat-file", "-e", f"{event['commit']}^{{commit}}")
+
+
+@pytest.mark.parametrize(
+    "victim",
+    [r"argus reconciler", r"argus api", r"VLLM::EngineCore", r"ray::ServeReplica:argus_llm_app:argus-ingress"],
+)
+def test_after_kill_9_of_one_process_the_models_answer_again_without_help(story: Story, victim: str) -> None:
+    platform = story.platform
+    killed = min(platform.processes(victim))
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: killed not in platform.processes(victim), 30, lambda: "it is still there")
+
+    def all_answer() -> bool:
+        try:
+            names = [model.id for model in platform.openai.models.list()]
+            said = [platform.say(name) for name in names]
+            items = platform.admin.get("/serve/models", params={"all": "true"}).json()["items"]
+        except Exception:  # that is what is waited for to end
+            return False
+        return len(said) == 2 and all(item["state"] == "RUNNING" for item in items)
+
+    wait_until(lambda: bool(platform.processes(victim)) and all_answer(), 240, lambda: platform.log.read_text()[-2000:])
+
+
+def test_a_stopped_platform_leaves_no_process_and_starts_again_with_the_same_models(story: Story) -> None:
+    platform = story.platform
+    assert platform.process is not None
+    below = descendants(platform.process.pid)
+    assert below
+    assert platform.stop() == 0
+    assert {pid for pid in below if Path(f"/proc/{pid}").exists()} == set()
+    platform.start()
+    platform.until(story.alice, story.alice_key, _is_running)
+    names = {model.id for model in platform.openai.models.list()}
+    assert names == {story.demo, platform.detail(story.alice, story.alice_key)["model"]["model_id"]}
+    assert "Argus" in platform.say(story.demo)
+
+
+def _users(platform: Platform) -> list[str]:
+    return [user["user_id"] for user in platform.admin.get("/users").json()["items"]]
+
+
+def _git(folder: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True)
+
+
+def _push(checkout: Path, subject: str) -> None:
+    author = ("-c", "user.name=Bob Builder", "-c", "user.email=bob@example.org")
+    _git(checkout, "add", "-A")
+    _git(checkout, *author, "commit", "-q", "-m", subject)
+    _git(checkout, "push", "-q", "origin", "HEAD:main")
