@@ -186,8 +186,7 @@ def _log_to_stderr() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    for chatty in ("ray", "ray.serve", "vllm", "apscheduler"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it warns of each run that a longer pass makes needless
 
 
 def _leave() -> NoReturn:
@@ -206,6 +205,7 @@ def _runtime(settings: Settings) -> ServeRuntime:
     from reconciler.shell import engine, llm  # noqa: PLC0415
     from reconciler.shell.serve import ServeRuntime  # noqa: PLC0415
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it shows all its options at each apply
     deploy = llm.deployer(settings.serving.llm, settings.private_root)
     return ServeRuntime(settings.serving, lambda: ray_address(settings), deploy, by_value=(engine,))
 

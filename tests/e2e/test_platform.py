@@ -194,7 +194,13 @@ def test_git_tells_who_asked_for_what_and_every_event_names_a_commit(story: Stor
 
 @pytest.mark.parametrize(
     "victim",
-    [r"argus reconciler", r"argus api", r"VLLM::EngineCore", r"ray::ServeReplica:argus_llm_app:argus-ingress"],
+    [
+        r"argus reconciler",
+        r"gunicorn: worker \[argus-api\]",
+        r"gunicorn: master \[argus-api\]",
+        r"VLLM::EngineCore",
+        r"ray::ServeReplica:argus_llm_app:argus-ingress",
+    ],
 )
 def test_after_kill_9_of_one_process_the_models_answer_again_without_help(story: Story, victim: str) -> None:
     platform = story.platform
@@ -212,6 +218,14 @@ def test_after_kill_9_of_one_process_the_models_answer_again_without_help(story:
         return len(said) == 2 and all(item["state"] == "RUNNING" for item in items)
 
     wait_until(lambda: bool(platform.processes(victim)) and all_answer(), 240, lambda: platform.log.read_text()[-2000:])
+
+
+def test_after_all_that_the_loop_still_does_what_is_asked(story: Story) -> None:
+    platform = story.platform
+    answer = story.alice.patch(f"/serve/models/{story.alice_key}", json={"num_replicas": 1})
+    assert answer.status_code == 200
+    platform.until(story.alice, story.alice_key, _is_running)
+    wait_until(lambda: len(platform.replicas(story.alice_key)) == 1, 120, lambda: "a replica is left over")
 
 
 def test_a_stopped_platform_leaves_no_process_and_starts_again_with_the_same_models(story: Story) -> None:
