@@ -130,8 +130,7 @@ def main(settings: Settings) -> int:
             return 0
         _leave()
     ledger = SqlLedger(open_engine(settings.ledger_url, settings.ledger.timeout_s))
-    repo = settings.spec_repo
-    source = GitSource(settings.spec_repo_url, home=settings.home, branch=repo.branch, timeout_s=repo.timeout_s)
+    source = GitSource.from_settings(settings)
     reconciler = Reconciler(
         source=source,
         folders=DiskModelFolders(settings.private_root),
@@ -141,7 +140,7 @@ def main(settings: Settings) -> int:
         clock=lambda: datetime.now(UTC),
     )
     runner = Runner(reconciler, settings.reconcile.interval_s)
-    watch = Watch(ledger, settings.spec_repo_url, repo.branch)
+    watch = Watch(ledger, settings.spec_repo_url, settings.spec_repo.branch)
     runner.start()
     log.info("reconciling every %g s", settings.reconcile.interval_s)
     while not stop.wait(WATCH_EVERY_S) and not runner.stopping.is_set():

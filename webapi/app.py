@@ -10,6 +10,7 @@ from flask import Flask, Response, g, request
 
 from reconciler.settings import Settings
 from reconciler.shell.admin_token import admin_token
+from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.ledger import Accounts, LedgerReader, SqlLedger, open_ledger
 from reconciler.shell.source import GitSource
 from webapi import auth, openapi, parts, problems
@@ -31,6 +32,7 @@ def create_app(settings: Settings) -> Flask:
         Parts(
             settings=settings,
             store=SpecStore(GitSource.from_settings(settings)),
+            folders=DiskModelFolders(settings.private_root),
             reader=LedgerReader(engine),
             accounts=Accounts(engine),
             ledger=SqlLedger(engine),

@@ -10,11 +10,10 @@ from typing import Any
 
 from reconciler.core.entities import SpecFile, State
 from reconciler.names import spec_path
-from reconciler.spec import ServingSpec, SpecRejected, parse
+from reconciler.spec import LocalSource, ServingSpec, SpecRejected, parse, source_of
 from webapi import changes, openapi, paging, reading, schemas, views
 from webapi.auth import caller, require_admin
 from webapi.bodies import read_json, read_spec
-from webapi.folderlinks import refuse_links_out
 from webapi.parts import Parts, parts
 from webapi.problems import Conflict, Forbidden, Invalid, NotFound, SpecRefused
 from webapi.store import Written
@@ -52,7 +51,7 @@ def write_model(query: schemas.OwnerQuery, header: schemas.CreateHeader) -> tupl
     owner = _owner(platform, query.user_id)
     body = read_spec()
     spec = _accepted(parse(body, owner=owner, limits=platform.settings.limits))
-    refuse_links_out(spec, owner, platform.settings.private_root)
+    _refuse_links_out(platform, spec, owner)
     create_only = (header.if_none_match or "").strip() == "*"
 
     def change(before: bytes | None) -> bytes:
@@ -201,6 +200,16 @@ def _accepted(outcome: ServingSpec | SpecRejected) -> ServingSpec:
     if isinstance(outcome, SpecRejected):
         raise SpecRefused(outcome)
     return outcome
+
+
+def _refuse_links_out(platform: Parts, spec: ServingSpec, owner: str) -> None:
+    """Look once at the disk when a spec is written. The reconciler looks again at every apply, and at the content.
+
+    Raises Forbidden where a link leads out of what the owner may use. What is missing is accepted: it may come yet.
+    """
+    source = source_of(spec.model_source, owner)
+    if isinstance(source, LocalSource) and (why := platform.folders.leads_out(source, owner)):
+        raise Forbidden(why, field="model_source")
 
 
 def _sorting_key(model: views.Model) -> paging.SortingKey:

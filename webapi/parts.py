@@ -9,6 +9,7 @@ from flask import Flask, current_app
 
 from reconciler.errors import ArgusError
 from reconciler.settings import Settings
+from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.ledger import Accounts, LedgerReader, SqlLedger
 from webapi.store import SpecStore
 
@@ -23,6 +24,7 @@ class Parts:
 
     settings: Settings
     store: SpecStore
+    folders: DiskModelFolders
     reader: LedgerReader
     accounts: Accounts
     ledger: SqlLedger

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from reconciler.core.desired import refused_by_mode
 from reconciler.core.entities import SpecFile, Tree
-from reconciler.spec import Problem, ServingSpec, SpecRejected, parse
+from reconciler.spec import ServingSpec, SpecRejected, parse
 from webapi.parts import Parts
 from webapi.views import Model, joined
-
-_PLAIN_FILE = "100644"
 
 
 def all_models(parts: Parts, user_id: str | None) -> tuple[list[Model], Tree]:
@@ -46,10 +45,9 @@ def with_spec(parts: Parts, model: Model) -> Model:
 
 
 def _spec(parts: Parts, file: SpecFile) -> ServingSpec | SpecRejected | None:
+    if refused := refused_by_mode(file):
+        return refused
     identity = file.identity
-    if file.mode != _PLAIN_FILE:
-        message = f"{identity.path} has git mode {file.mode}: a spec is a plain file (mode {_PLAIN_FILE})"
-        return SpecRejected(Problem.INVALID, message)
     data = parts.store.text(identity.path)
     if data is None:  # deleted since the tree was read
         return None

@@ -36,7 +36,7 @@ def desired(
     """
     wanted = {}
     for key, file in tree.files.items():
-        spec = parsed[key] if file.mode == PLAIN_FILE else _no_plain_file(file)
+        spec = refused_by_mode(file) or parsed[key]
         if isinstance(spec, ServingSpec):
             effective: ServingSpec | None = spec
         else:
@@ -73,7 +73,10 @@ def source(wanted: Wanted) -> LocalSource | HubSource | Unusable:
     return Unusable(found.message) if isinstance(found, SpecRejected) else found
 
 
-def _no_plain_file(file: SpecFile) -> SpecRejected:
+def refused_by_mode(file: SpecFile) -> SpecRejected | None:
+    """Refuse what is no plain file before its content is looked at: a link's content is a path on somebody's disk."""
+    if file.mode == PLAIN_FILE:
+        return None
     return SpecRejected(
         problem=Problem.INVALID,
         message=f"{file.identity.path} has git mode {file.mode}: a spec is a plain file (mode {PLAIN_FILE}), "

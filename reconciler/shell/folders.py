@@ -132,6 +132,19 @@ class DiskModelFolders:
             return Unusable(_for_people(_unreadable(error, source, roots)))
         return Located(place.shown)
 
+    def leads_out(self, source: LocalSource, owner: str) -> str | None:
+        """Say why a folder, with every link resolved, is outside its owner's roots; None where it is not.
+
+        A folder that is missing is not outside: it may be on its way.
+        """
+        try:
+            self._folder(source.path, self._roots(source, owner))
+        except _RefusedError as refused:
+            return _for_people(str(refused))
+        except (OSError, ValueError):  # links in a circle, a folder that may not be read: `locate` says more
+            return None
+        return None
+
     def _roots(self, source: LocalSource | HubSource, owner: str) -> _Roots:
         shared = (os.path.realpath(self._private_root / "hf"), "/private/hf")
         if isinstance(source, HubSource):

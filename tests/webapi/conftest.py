@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.settings import ApiSettings, PathSettings, ServingSettings, Settings
+from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.ledger import Accounts, LedgerReader, SqlLedger, open_ledger
 from reconciler.shell.source import GitSource
 from tests.webapi.client import ADMIN_TOKEN, Api, git
@@ -32,6 +33,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
     parts = Parts(
         settings=settings,
         store=SpecStore(GitSource.from_settings(settings)),
+        folders=DiskModelFolders(settings.private_root),
         reader=LedgerReader(engine),
         accounts=Accounts(engine),
         ledger=SqlLedger(engine),
