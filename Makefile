@@ -30,6 +30,10 @@ INSTALL := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") \
 	$(UV) pip install --python $(BIN)/python --compile-bytecode --constraint requirements/cpu.txt \
 	$(if $(PIP_FIND_LINKS),,--torch-backend=cpu)
 
+# vLLM's CPU build links to the one library that neither Python nor a wheel brings.
+NUMA_CHECK := $(BIN)/python -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || { \
+	echo "The engine's CPU build needs libnuma; on Debian and Ubuntu: apt install libnuma1" >&2; exit 1; }
+
 .PHONY: help
 help:
 	@sed -n 's/^#   \(make .*\)/\1/p' Makefile
@@ -64,11 +68,13 @@ $(UV):
 
 $(RUN_STAMP): $(UV) pyproject.toml requirements/cpu.txt
 	@echo "Installing Argus and its engine (a few minutes the first time)"
+	@$(NUMA_CHECK)
 	@$(INSTALL) -e '.[cpu]'
 	@touch $@
 
 $(DEV_STAMP): $(UV) pyproject.toml requirements/cpu.txt
 	@echo "Installing Argus, its engine and the test tools (a few minutes the first time)"
+	@$(NUMA_CHECK)
 	@$(INSTALL) -e '.[cpu,dev]'
 	@touch $(RUN_STAMP) $@
 

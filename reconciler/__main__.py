@@ -36,7 +36,7 @@ RESTART_ME = 75
 """Exit status (EX_TEMPFAIL) that asks a supervisor for a fresh process."""
 
 WATCH_EVERY_S = 0.2
-HURRY_S = 1.0
+HURRY_S = 1.5
 """Time between passes while some model is on its way, in seconds."""
 
 _ON_THE_WAY = {State.QUEUED, State.DEPLOYING, State.DELETING}

@@ -94,6 +94,8 @@ def _on_cpu(llm: LlmSettings, workload: Workload) -> dict[str, Any]:
         "VLLM_CPU_KVCACHE_SPACE": str(llm.cpu.kv_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(llm.cpu.threads),
+        # vLLM compiles bits of its sampler at the first request even when told to be eager: 25 s, and a C compiler.
+        "TORCHDYNAMO_DISABLE": "1",
     }
     asked = {name: value for name, value in workload.engine_kwargs.items() if name not in _SHARDING}
     defaults = {"enforce_eager": True, "dtype": "bfloat16", **llm.engine_defaults}

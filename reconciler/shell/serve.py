@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
@@ -137,31 +138,27 @@ class ServeRuntime:
     def _observe(self) -> Observation:
         # In this order: a status that is older than the version beside it would call a new version healthy because
         # the old one was. The other way round is harmless: a report on an older version counts for nothing.
-        targets = self._targets()
-        status = serve.status()
-        app = status.applications.get(APP_NAME)
+        client = _get_global_client()
+        infos = ray.get(client._controller.list_deployments_internal.remote(), timeout=CALL_TIMEOUT_S)
+        targets = {id_.name: info for id_, (info, _route) in infos.items() if id_.app_name == APP_NAME}
+        # What `serve.status` is made of. That call builds a model of it that pickles a class for each deployment.
+        app = client.get_serve_details()["applications"].get(APP_NAME)
         resources, free = ray.cluster_resources(), ray.available_resources()
         cluster = Cluster(total_gpus=resources.get("GPU", 0), free_gpus=free.get("GPU", 0))
         if app is None:
             return Observation(None, "", None, {}, cluster)
         catalogue = targets.get(INGRESS)
         return Observation(
-            app_status=app.status.value,
-            app_message=app.message,
+            app_status=_word(app["status"]),
+            app_message=str(app["message"]),
             catalogue_digest=(catalogue.deployment_config.user_config or {}).get("digest") if catalogue else None,
             deployments={
-                name: _deployment(name, overview, targets.get(name))
-                for name, overview in app.deployments.items()
+                name: _deployment(name, details, targets.get(name))
+                for name, details in app["deployments"].items()
                 if name != INGRESS
             },
             cluster=cluster,
         )
-
-    def _targets(self) -> dict[str, Any]:
-        """Give what Serve works towards, by deployment: the only place that knows the versions."""
-        controller = _get_global_client()._controller
-        infos = ray.get(controller.list_deployments_internal.remote(), timeout=CALL_TIMEOUT_S)
-        return {id_.name: info for id_, (info, _route) in infos.items() if id_.app_name == APP_NAME}
 
     def _apply(self, app: App) -> None:
         models = {key: self._model(workload) for key, workload in app.workloads.items()}
@@ -187,21 +184,26 @@ class ServeRuntime:
         return _versioned(deployment.bind(APP_NAME, models), INGRESS_VERSION)
 
 
+def _word(status: Any) -> str:
+    """Give a status as Serve's documents spell it, whether it comes as text or as an enum."""
+    return str(getattr(status, "value", status))
+
+
 def _versioned(bound: Any, version: str) -> Any:
     """Give a bound deployment a version of its own: without one, Serve draws a random one at each apply."""
     bound._bound_deployment = bound._bound_deployment.options(version=version, _internal=True)
     return bound
 
 
-def _deployment(name: str, overview: Any, target: Any | None) -> Deployment:
-    states = overview.replica_states
+def _deployment(name: str, details: dict[str, Any], target: Any | None) -> Deployment:
+    states = Counter(_word(replica["state"]) for replica in details["replicas"])
     return Deployment(
         model_key=name,
         version=target.version if target else None,
-        health=_HEALTH[overview.status.value] if target else Health.STOPPING,
+        health=_HEALTH[_word(details["status"])] if target else Health.STOPPING,
         target_replicas=target.deployment_config.num_replicas if target else 0,
-        running=states.get("RUNNING", 0),
-        starting=states.get("STARTING", 0),
-        stopping=states.get("STOPPING", 0),
-        message=overview.message,
+        running=states["RUNNING"],
+        starting=states["STARTING"],
+        stopping=states["STOPPING"],
+        message=str(details["message"]),
     )
