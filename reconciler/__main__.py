@@ -39,7 +39,7 @@ WATCH_EVERY_S = 0.2
 HURRY_S = 1.5
 """Time between passes while some model is on its way, in seconds."""
 
-_ON_THE_WAY = {State.QUEUED, State.DEPLOYING, State.DELETING}
+_ON_THE_WAY = {State.DEPLOYING, State.DELETING}
 
 
 class Runner:
