@@ -1,9 +1,10 @@
 """The disk with the models (`ports.ModelFolders`): where a spec's folder lies, and whether it may be served.
 
-A model folder is a stranger's, and much of what can lie in one is code to the engine that opens it (SECURITY.md,
-"Model folders are code"). So it is found under the owner's roots with every link resolved, and every file in it is
-looked at; the weights themselves are never opened. What was found can change afterwards: the engine is therefore told
-to load safetensors only and to trust no code, whatever it finds.
+A model folder is a stranger's, and much of what can lie in one is code to the engine that opens it; flags that are to
+forbid that were got round three times in vLLM (CVE-2025-66448, CVE-2026-22807, CVE-2026-27893). So it is found under
+the owner's roots with every link resolved, and every file in it is looked at; the weights themselves are never opened.
+What was found can change afterwards: the engine is therefore told to load safetensors only and to trust no code,
+whatever it finds.
 
 All messages are for the model's owner. They speak of `/private/...` and never of where that lies on this disk.
 """
