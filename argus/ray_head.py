@@ -160,6 +160,22 @@ def has_started(log: Path, offset: int) -> bool:
         return False
 
 
+def has_raylet(pid: int) -> bool:
+    """Say whether the head that runs as process `pid` still has its raylet, without which nothing runs.
+
+    `ray start` does not end when the raylet does so by itself, as it does when one of its agents was killed.
+    """
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            named, _, facts = status.read_text(encoding="utf-8", errors="replace").rpartition(")")
+        except OSError:
+            continue
+        state, parent = facts.split()[:2]
+        if int(parent) == pid and state != "Z" and named.endswith("(raylet"):
+            return True
+    return False
+
+
 def _last_port(state: Path) -> int | None:
     try:
         port = int((state / "run" / "ray.port").read_text(encoding="ascii"))

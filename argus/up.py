@@ -32,6 +32,7 @@ from reconciler.shell.admin_token import VARIABLE, admin_token, token_file
 TEMPLATE = Path(__file__).parent / "specs_template"
 SUPERVISOR = "supervisor"
 
+RAYLET_LOOK_S = 2.0
 RAY_LIMIT_S = 120.0
 API_LIMIT_S = 60.0
 BUILD_LIMIT_S = 180.0
@@ -54,6 +55,7 @@ class Platform:
         self._ray_facts: dict[str, Any] = {}
         self._ray_log_from = 0
         self._ray_up = False
+        self._next_look_at_raylet = 0.0
         self._adopted = False
         self._ready = False
 
@@ -264,6 +266,11 @@ class Platform:
             home.note(self._home, ray_head.NAME, ray, **self._ray_facts)
             if self._ready:
                 self._console.say(f"{time.strftime('%H:%M:%S')} Ray is up again")
+        if ray and self._ray_up and time.monotonic() >= self._next_look_at_raylet:
+            self._next_look_at_raylet = time.monotonic() + RAYLET_LOOK_S
+            if not ray_head.has_raylet(ray.pid):
+                self._console.say(f"{time.strftime('%H:%M:%S')} Ray has lost its raylet")
+                self._children.kill(ray_head.NAME)
         self._console.tick()
 
     def _tell_of(self, death: Death) -> None:

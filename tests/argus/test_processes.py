@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from argus import processes
+from argus import processes, ray_head
 from argus.processes import Process, Stat
 
 
@@ -90,3 +90,16 @@ LEADER = Process(NOBODY + 10, 100)
 def test_what_belongs_to_a_leader(why: str, rows: list[tuple[int, int, int, int]], expected: set[int]) -> None:
     found = processes.belonging([LEADER], "-", _among(*rows))
     assert {process.pid - NOBODY for process in found} == expected, why
+
+
+def test_a_head_without_a_raylet_is_seen_as_such() -> None:
+    assert not ray_head.has_raylet(os.getpid())
+    named = "open('/proc/self/comm', 'w').write('raylet'); print('named', flush=True); import sys; sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", named], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "named\n"
+        assert ray_head.has_raylet(os.getpid())
+        child.kill()
+    assert not ray_head.has_raylet(os.getpid())
