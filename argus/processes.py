@@ -36,6 +36,7 @@ class Stat:
     parent: int
     session: int
     zombie: bool
+    name: str = ""
 
 
 def stat(pid: int) -> Stat | None:
@@ -47,8 +48,9 @@ def stat(pid: int) -> Stat | None:
         return None
     # The second field is the command in parentheses and may itself hold spaces and parentheses; the rest is plain:
     # state ppid pgrp session … and the start time as field 22, that is 19 after the state.
-    fields = text.rpartition(")")[2].split()
-    return Stat(Process(pid, int(fields[19])), int(fields[1]), int(fields[3]), fields[0] in "ZX")
+    named, _, plain = text.rpartition(")")
+    fields, name = plain.split(), named.partition("(")[2]
+    return Stat(Process(pid, int(fields[19])), int(fields[1]), int(fields[3]), fields[0] in "ZX", name)
 
 
 def find(pid: int) -> Process | None:

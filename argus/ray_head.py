@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from argus import home
+from argus import home, processes
 from argus.errors import UpFailed
 from argus.supervisor import Command
 from reconciler.settings import RaySettings
@@ -165,15 +165,9 @@ def has_raylet(pid: int) -> bool:
 
     `ray start` does not end when the raylet does so by itself, as it does when one of its agents was killed.
     """
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            named, _, facts = status.read_text(encoding="utf-8", errors="replace").rpartition(")")
-        except OSError:
-            continue
-        state, parent = facts.split()[:2]
-        if int(parent) == pid and state != "Z" and named.endswith("(raylet"):
-            return True
-    return False
+    return any(
+        seen.parent == pid and seen.name == "raylet" and not seen.zombie for seen in processes.everybody().values()
+    )
 
 
 def _last_port(state: Path) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
 from reconciler.core.entities import (
     App,
@@ -131,6 +131,3 @@ class Ledger(Protocol):
     def nudge(self) -> None:
         """Ask for a pass at once. Raises LedgerUnreachable."""
         ...
-
-
-JsonObject: TypeAlias = dict[str, Any]

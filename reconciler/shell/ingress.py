@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -170,11 +169,6 @@ class _Ingress(OpenAiIngress):
         """Describe one model that answers; 404 or 503 as for a request to it."""
         await self._get_model_id(model)
         return _card(self._models[model])
-
-    async def _get_response(self, **request: Any) -> AsyncGenerator[Any, None]:
-        """Send a request to its model, with the lookup's errors raised as they are."""
-        async for answer in super()._get_response(**request):
-            yield answer
 
 
 def _card(model: dict[str, Any]) -> dict[str, Any]:
