@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from reconciler.core import progress, requests
+from reconciler.core import progress, requests, routing
 from reconciler.core.desired import Wanted, desired, must_be_located, pinned, source
 from reconciler.core.entities import (
     ChangeKind,
@@ -25,7 +25,7 @@ from reconciler.core.entities import (
     Unusable,
 )
 from reconciler.core.plan import differs, plan
-from reconciler.ports import Advance, Ledger, ModelFolders, PlatformStatus, Runtime, Source
+from reconciler.ports import Advance, Front, Ledger, ModelFolders, PlatformStatus, Runtime, Source
 from reconciler.spec import Limits, ServingSpec, SpecRejected, parse
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Reconciler:
     source: Source
     folders: ModelFolders
     runtime: Runtime
+    front: Front
     ledger: Ledger
     rules: Rules
     clock: Callable[[], datetime]
@@ -76,9 +77,11 @@ class Reconciler:
             now=now,
             platform=self.rules.platform,
         )
+        outcome = progress.decided(records, decided, now, self.rules.retry_delays_s)
+        # Before anything is taken from Serve: a removed model's name is unknown while its last answers still end.
+        self.front.show(routing.names(outcome.records.values()))
         if differs(decided.app, seen):
             self.runtime.apply(decided.app)
-        outcome = progress.decided(records, decided, now, self.rules.retry_delays_s)
 
         asked = tuple(_request(change, specs, now) for change in changes)
         events = asked + have.events + outcome.events

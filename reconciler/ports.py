@@ -20,6 +20,7 @@ from reconciler.core.entities import (
     Tree,
     Unusable,
 )
+from reconciler.core.routes import Name, RoutingTable
 from reconciler.spec import HubSource, LocalSource
 
 
@@ -130,4 +131,31 @@ class Ledger(Protocol):
 
     def nudge(self) -> None:
         """Ask for a pass at once. Raises LedgerUnreachable."""
+        ...
+
+
+class Front(Protocol):
+    """What stands between users and models. Which replicas take requests it learns by itself; names, from the loop."""
+
+    def show(self, names: Sequence[Name]) -> None:
+        """Know these names from now on, and no others. Raises Unreachable where that cannot be passed on."""
+        ...
+
+
+class Board(Protocol):
+    """Where the newest routing table hangs, for the fronts to read wherever they run."""
+
+    def publish(self, table: RoutingTable) -> None:
+        """Put up a table in place of the last one. Raises LedgerUnreachable."""
+        ...
+
+    def read(self, known: int) -> tuple[int, RoutingTable] | None:
+        """Give the table and its number, None where that is `known` or where there is none. Raises LedgerUnreachable.
+
+        A table that was put up later has a higher number, also after `clear`.
+        """
+        ...
+
+    def clear(self) -> None:
+        """Take the table down: what it says is not true any more. Raises LedgerUnreachable."""
         ...

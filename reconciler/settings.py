@@ -93,12 +93,28 @@ class LlmSettings(_Section):
     cpu: CpuEngineSettings = CpuEngineSettings()
 
 
+class HaproxySettings(_Section):
+    """The front where it is HAProxy. `max_models` bounds how many models can answer at a time."""
+
+    binary: str | None = None
+    max_models: Annotated[int, Field(ge=1, le=16_384)] = 1024
+    max_connections: Annotated[int, Field(ge=16, le=1_000_000)] = 4096
+    queue_timeout_s: Seconds = 60
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Port | None = 8001
+
+
 class ServingSettings(_Section):
-    """The Serve application and its OpenAI ingress."""
+    """The road to the models: where the OpenAI API listens, and the Serve application behind it."""
 
     host: str = "127.0.0.1"
     port: Port = 8000
     public_url: str | None = None
+    front: Literal["haproxy", "ray"] = "haproxy"
+    max_body_bytes: Annotated[int, Field(ge=65_536, le=64 * 1024 * 1024)] = 10 * 1024 * 1024
+    idle_timeout_s: Seconds = 600
+    stop_grace_s: Seconds = 30
+    haproxy: HaproxySettings = HaproxySettings()
     ingress_replicas: Annotated[int, Field(ge=1, le=64)] = 1
     max_replicas: Annotated[int, Field(ge=1, le=10_000)] = 64
     max_gpus_per_replica: Annotated[int, Field(ge=1, le=1024)] = 64
@@ -156,6 +172,7 @@ _FROM_ENVIRONMENT = {
     "ARGUS_HOME": ("home",),
     "ARGUS_API_PORT": ("api", "port"),
     "ARGUS_OPENAI_PORT": ("serving", "port"),
+    "ARGUS_METRICS_PORT": ("serving", "haproxy", "metrics_port"),
     "ARGUS_LEDGER_URL": ("ledger", "url"),
     "ARGUS_SPEC_REPO_URL": ("spec_repo", "url"),
     "ARGUS_RAY_ADDRESS": ("ray", "address"),

@@ -6,8 +6,6 @@ only the shell knows where `/private` lies on a disk.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -125,38 +123,10 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogueEntry:
-    """A public model name that the ingress knows. `reason` says why nothing is deployed for it; None where it is."""
-
-    model_id: str
-    model_key: str
-    user_id: str
-    created_at: datetime
-    reason: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Give the entry as the ingress receives it; `created` in whole seconds since the epoch."""
-        return {
-            "model_id": self.model_id,
-            "model_key": self.model_key,
-            "owner": self.user_id,
-            "created": int(self.created_at.timestamp()),
-            "reason": self.reason,
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class App:
-    """Everything the Serve application is to hold: the models that run and the names the ingress knows."""
+    """Everything the Serve application is to hold: the models that run, by model key."""
 
     workloads: Mapping[str, Workload]
-    catalogue: tuple[CatalogueEntry, ...]
-
-    @property
-    def catalogue_digest(self) -> str:
-        """Fingerprint of the catalogue, kept beside it in Serve, so that a later pass sees whether it is current."""
-        text = json.dumps([entry.as_json() for entry in self.catalogue], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Health(StrEnum):
@@ -193,13 +163,16 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What runs. `app_status` is Serve's own word, None where the application does not exist."""
+    """What runs. `app_status` is Serve's own word, None where the application does not exist.
+
+    `root_is_current` is False where the application was last applied for another front, or with other settings of it.
+    """
 
     app_status: str | None
     app_message: str
-    catalogue_digest: str | None
     deployments: Mapping[str, Deployment]
     cluster: Cluster
+    root_is_current: bool = True
 
 
 class State(StrEnum):

@@ -14,11 +14,9 @@ from typing import TypeAlias, assert_never
 from reconciler.core.desired import Wanted
 from reconciler.core.entities import (
     App,
-    CatalogueEntry,
     Cluster,
     Commit,
     Health,
-    Identity,
     Located,
     Observation,
     Record,
@@ -133,8 +131,8 @@ def plan(
 
 
 def differs(app: App, seen: Observation) -> bool:
-    """Say whether Serve holds anything else than `app`: a model more, a model less, a version, a number, a name."""
-    if seen.app_status is None or seen.catalogue_digest != app.catalogue_digest:
+    """Say whether Serve holds anything else than `app`: a model more, a model less, a version, a number, a root."""
+    if seen.app_status is None or not seen.root_is_current:
         return True
     held = {key: deployment for key, deployment in seen.deployments.items() if deployment.health is not Health.STOPPING}
     if held.keys() != app.workloads.keys():
@@ -199,26 +197,5 @@ def _workload(action: Action) -> Workload | None:
 
 
 def _app(wanted: Mapping[str, Wanted], actions: Mapping[str, Action]) -> App:
-    workloads = {}
-    catalogue = []
-    for key in sorted(wanted):
-        action = actions[key]
-        running = _workload(action)
-        if running is not None:
-            workloads[key] = running
-        catalogue.append(_entry(wanted[key].file.identity, None if running else _why_not(action)))
-    return App(workloads=workloads, catalogue=tuple(catalogue))
-
-
-def _entry(identity: Identity, reason: str | None) -> CatalogueEntry:
-    return CatalogueEntry(identity.model_id, identity.model_key, identity.user_id, identity.created_at, reason)
-
-
-def _why_not(action: Action) -> str:
-    match action:
-        case Wait():
-            return "it is waiting for free GPUs"
-        case Idle():
-            return "its spec was refused"
-        case _:
-            return "it has failed and will be tried again"
+    decided = {key: _workload(actions[key]) for key in sorted(wanted)}
+    return App({key: running for key, running in decided.items() if running is not None})

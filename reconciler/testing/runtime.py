@@ -34,7 +34,6 @@ class MemoryRuntime:
         self.down = False
         self.applies = 0
         self.app: App | None = None
-        self.ingress_pid = 0
         self._models: dict[str, _Model] = {}
         self._leaving: dict[str, _Model] = {}
         self._pids: Iterator[int] = itertools.count(1)
@@ -45,18 +44,16 @@ class MemoryRuntime:
         used = sum(m.workload.gpus_per_replica * len(m.replicas) for m in self._models.values())
         cluster = Cluster(self.total_gpus, self.total_gpus - used)
         if self.app is None:
-            return Observation(None, "", None, {}, cluster)
+            return Observation(None, "", {}, cluster)
         deployments = {key: self._deployment(key, model) for key, model in self._models.items()}
         for key, model in self._leaving.items():
             deployments[key] = replace(self._deployment(key, model), health=Health.STOPPING, version=None)
-        return Observation("RUNNING", "", self.app.catalogue_digest, deployments, cluster)
+        return Observation("RUNNING", "", deployments, cluster)
 
     def apply(self, app: App) -> None:
         """Keep `ports.Runtime.apply`."""
         self._reach()
         self.applies += 1
-        if self.app is None:
-            self.ingress_pid = next(self._pids)
         self.app = app
         for key in self._models.keys() - app.workloads.keys():
             self._leaving[key] = self._models.pop(key)

@@ -458,11 +458,27 @@ class TestOpening:
 
     def test_migrations_run_once_in_order_from_where_the_ledger_stands(self, engine: Engine) -> None:
         ran: list[int] = []
-        steps = (lambda _: ran.append(2), lambda _: ran.append(3), lambda _: ran.append(4))
+        later = (lambda _: ran.append(1), lambda _: ran.append(2), lambda _: ran.append(3))
         for known in (2, 3, 3):
             with engine.begin() as connection:
-                schema.migrate(connection, steps[:known])
-        assert ran == [2, 3, 4]
+                schema.migrate(connection, schema.MIGRATIONS + later[:known])
+        assert ran == [1, 2, 3]
+
+    def test_a_ledger_of_the_first_version_ends_at_the_same_tables_as_a_new_one(
+        self, engine: Engine, tmp_path: Path
+    ) -> None:
+        def tables(of: Engine) -> dict[str, list[tuple[str, str, bool]]]:
+            looked = inspect(of)
+            return {
+                table: [(each["name"], str(each["type"]), each["nullable"]) for each in looked.get_columns(table)]
+                for table in looked.get_table_names()
+            }
+
+        new = tables(engine)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE routes")
+            connection.execute(text("UPDATE schema_version SET version = 1"))
+        assert tables(open_ledger(url_of(tmp_path), timeout_s=5)) == new
 
     def test_a_migration_that_fails_leaves_the_ledger_as_it_was(self, engine: Engine) -> None:
         def fail(connection: Connection) -> None:
@@ -470,7 +486,7 @@ class TestOpening:
             raise RuntimeError("half way")
 
         with pytest.raises(RuntimeError), engine.begin() as connection:
-            schema.migrate(connection, (fail,))
+            schema.migrate(connection, (*schema.MIGRATIONS, fail))
         assert not inspect(engine).has_table("half")
         with engine.begin() as connection:
             schema.migrate(connection)

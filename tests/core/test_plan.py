@@ -93,7 +93,6 @@ def test_a_file_that_never_was_acceptable_runs_nothing() -> None:
     decided = _plan((wanted(REFUSED), None))
     assert list(decided.actions.values()) == [Idle()]
     assert decided.app.workloads == {}
-    assert decided.app.catalogue[0].reason == "its spec was refused"
 
 
 def test_an_absent_file_removes_its_model() -> None:
@@ -108,7 +107,6 @@ def test_an_absent_file_removes_its_model() -> None:
     )
     assert decided.actions == {known.identity.model_key: Remove()}
     assert decided.app.workloads == {}
-    assert decided.app.catalogue == ()
 
 
 def test_a_failed_version_waits_while_the_last_good_one_runs() -> None:
@@ -166,25 +164,11 @@ def test_what_runs_is_never_pushed_out_by_what_is_new() -> None:
     assert isinstance(decided.actions[new.model_key], Wait)
 
 
-def test_the_catalogue_names_every_model_and_says_why_one_does_not_run() -> None:
-    up, waits = identity("bob", "b"), identity("alice", "a")
-    decided = _plan(
-        (wanted(spec("b"), who=up), running(spec("b"), up)),
-        (wanted(spec("a", gpus_per_replica=9), who=waits), None),
-    )
-    reasons = {entry.model_id: entry.reason for entry in decided.app.catalogue}
-    assert reasons == {up.model_id: None, waits.model_id: "it is waiting for free GPUs"}
-
-
 def test_a_plan_is_applied_only_where_serve_holds_something_else() -> None:
     says: ServingSpec = spec()
     app = _plan((wanted(says), running(says))).app
-    same = seen(deployment(work(says)), digest=app.catalogue_digest)
-    assert not differs(app, same)
-    assert differs(app, seen(deployment(work(says, num_replicas=2)), digest=app.catalogue_digest))
-    assert differs(app, seen(deployment(work(says, version="other")), digest=app.catalogue_digest))
-    assert differs(app, seen(digest=app.catalogue_digest))
-    assert differs(app, seen(deployment(work(says)), digest="older names"))
-    assert differs(
-        app, seen(deployment(work(says)), deployment(work(says, model_key="stray")), digest=app.catalogue_digest)
-    )
+    assert not differs(app, seen(deployment(work(says))))
+    assert differs(app, seen(deployment(work(says, num_replicas=2))))
+    assert differs(app, seen(deployment(work(says, version="other"))))
+    assert differs(app, seen())
+    assert differs(app, seen(deployment(work(says)), deployment(work(says, model_key="stray"))))

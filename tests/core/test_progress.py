@@ -33,7 +33,7 @@ def _seen(known: Record, what: Observation) -> tuple[Record, tuple[Event, ...]]:
 
 
 def _decided(known: Record, action: Action) -> tuple[Record, tuple[Event, ...]]:
-    after = progress.decided({KEY: known}, Plan({KEY: action}, App({}, ())), NOW, DELAYS)
+    after = progress.decided({KEY: known}, Plan({KEY: action}, App({})), NOW, DELAYS)
     return after.records[KEY], after.events
 
 

@@ -92,5 +92,5 @@ def deployment(
     return Deployment(of.model_key, of.version, health, of.num_replicas, count, 0, 0, message)
 
 
-def seen(*deployments: Deployment, total_gpus: float = 8, digest: str | None = "d") -> Observation:
-    return Observation("RUNNING", "", digest, {d.model_key: d for d in deployments}, Cluster(total_gpus, total_gpus))
+def seen(*deployments: Deployment, total_gpus: float = 8) -> Observation:
+    return Observation("RUNNING", "", {d.model_key: d for d in deployments}, Cluster(total_gpus, total_gpus))

@@ -32,7 +32,6 @@ class AnyHistory(RuleBasedStateMachine):
         self.shas = {self.world.write("carol", "still", spec("still"))}
         self.world.settle()
         self.still = self.world.runtime.pids(self.world.key("carol", "still"))
-        self.ingress = self.world.runtime.ingress_pid
 
     @rule(user=USERS, suffix=SUFFIXES, text=TEXTS)
     def somebody_commits_a_spec(self, user: str, suffix: str, text: tuple[str, int, int | None]) -> None:
@@ -99,7 +98,6 @@ class AnyHistory(RuleBasedStateMachine):
     @invariant()
     def a_model_that_nobody_touches_keeps_its_processes(self) -> None:
         assert self.world.runtime.pids(self.world.key("carol", "still")) == self.still
-        assert self.world.runtime.ingress_pid == self.ingress
 
     @invariant()
     def every_event_names_a_commit_of_the_repository(self) -> None:

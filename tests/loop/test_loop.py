@@ -42,12 +42,11 @@ def test_adding_scaling_updating_breaking_and_removing_one_model_leaves_another_
     world = World()
     world.write("alice", "a", spec("a"))
     world.settle()
-    processes, ingress = world.runtime.pids(world.key("alice", "a")), world.runtime.ingress_pid
+    processes = world.runtime.pids(world.key("alice", "a"))
     for text in (spec("b"), spec("b", replicas=2), spec("b", seed=1), spec("b", BROKEN), "model_id: [", None):
         world.write("bob", "b", text)
         world.settle()
         assert world.runtime.pids(world.key("alice", "a")) == processes
-        assert world.runtime.ingress_pid == ingress
     assert world.types(world.key("alice", "a")).count("DEPLOY_STARTED") == 1
 
 

@@ -30,6 +30,7 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    text,
     update,
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -158,12 +159,28 @@ platform_status = Table(
     Column("status", Text, nullable=False),
 )
 
+routes = Table(
+    "routes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+)
+"""The routing table that fronts work from, as JSON."""
+
 ONLY = 1
 """The id of the one row of a table that has a single one."""
 
 Migration = Callable[[Connection], None]
 
-MIGRATIONS: tuple[Migration, ...] = ()
+
+def _add_routes(connection: Connection) -> None:
+    connection.execute(
+        text("CREATE TABLE routes (id INTEGER NOT NULL PRIMARY KEY, number BIGINT NOT NULL, document TEXT NOT NULL)")
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_add_routes,)
 """In order. The first leads from version 1 to version 2."""
 
 
