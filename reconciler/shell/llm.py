@@ -9,17 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ray.llm._internal.serve.core.configs.accelerators import AcceleratorType
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
+from reconciler.core import answers, routes, wire
 from reconciler.core.entities import Workload
 from reconciler.errors import SettingsError
 from reconciler.settings import LlmSettings
-from reconciler.shell import engine
+from reconciler.shell import engine, engine_app, front_secret, replica_server
+
+BY_VALUE: tuple[ModuleType, ...] = (engine, engine_app, replica_server, front_secret, answers, routes, wire)
+"""Modules of ours that run in replicas: they go to the cluster with what `deployer` gives."""
 
 HEALTH_CHECK_S = 5
+
+STOP_MARGIN_S = 15
+"""What Serve waits beyond the drain before it kills a replica: the replica then ends its last requests itself."""
+
+STOP_DELAY_S = 0.1
+"""When Serve begins to stop a replica it first waits once for requests of its own road, of which there are none."""
 
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -66,7 +77,8 @@ def deployer(llm: LlmSettings, private_root: Path) -> Callable[[Workload], Any]:
             deployment_config={
                 "num_replicas": workload.num_replicas,
                 "max_ongoing_requests": llm.max_ongoing_requests,
-                "graceful_shutdown_timeout_s": llm.drain_timeout_s,
+                "graceful_shutdown_timeout_s": llm.drain_timeout_s + STOP_MARGIN_S,
+                "graceful_shutdown_wait_loop_s": STOP_DELAY_S,
                 "max_surge_percent": 100 if workload.surge else 0,
                 "max_constructor_retry_count": llm.start_attempts,
                 "health_check_period_s": HEALTH_CHECK_S,
@@ -75,7 +87,15 @@ def deployer(llm: LlmSettings, private_root: Path) -> Callable[[Workload], Any]:
             log_engine_metrics=False,
             **hardware(llm, workload),
         )
-        return build_llm_deployment(config, override_serve_options={"name": workload.model_key})
+        return build_llm_deployment(
+            config,
+            bind_kwargs={
+                "model_key": workload.model_key,
+                "version": workload.version,
+                "drain_s": llm.drain_timeout_s,
+            },
+            override_serve_options={"name": workload.model_key},
+        )
 
     return deploy
 
