@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ORDER = ("core", "contracts", "loop", "webapi", "argus", "e2e")
+ORDER = ("core", "contracts", "front", "loop", "webapi", "argus", "e2e")
 TESTS = Path(__file__).parent
 
 
