@@ -19,16 +19,21 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from reconciler.core.entities import State
 from reconciler.errors import ArgusError, Moved, RuntimeLost, RuntimeUnreachable, Unreachable
+from reconciler.front import config as front
 from reconciler.loop import Reconciler, Rules
 from reconciler.settings import Settings
 from reconciler.shell.folders import DiskModelFolders
+from reconciler.shell.ledger import SqlBoard, SqlLedger
 from reconciler.shell.ledger.engine import open_engine
-from reconciler.shell.ledger.loop import SqlLedger
+from reconciler.shell.publisher import Publisher, Publishing
 from reconciler.shell.source import GitSource
 from reconciler.shell.watch import Watch
 
 if TYPE_CHECKING:
-    from reconciler.shell.serve import ServeRuntime
+    from sqlalchemy import Engine
+
+    from reconciler.shell.replicas import ReplicaWatch
+    from reconciler.shell.serve import FrontKind, ServeRuntime
 
 log = logging.getLogger("reconciler")
 
@@ -124,17 +129,21 @@ def main(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
 
-    runtime = _runtime(settings)
+    kind = front.kind(settings.serving)
+    engine = open_engine(settings.ledger_url, settings.ledger.timeout_s)
+    ledger = SqlLedger(engine)
+    publisher = Publisher(_board(kind, engine))
+    runtime, replicas = _runtime(settings, kind, publisher)
     if not _connect(runtime, stop):
         if stop.is_set():
             return 0
         _leave()
-    ledger = SqlLedger(open_engine(settings.ledger_url, settings.ledger.timeout_s))
-    source = GitSource.from_settings(settings)
+    publisher.know(runtime.secret)
     reconciler = Reconciler(
-        source=source,
+        source=GitSource.from_settings(settings),
         folders=DiskModelFolders(settings.private_root),
         runtime=runtime,
+        front=publisher,
         ledger=ledger,
         rules=rules(settings),
         clock=lambda: datetime.now(UTC),
@@ -152,6 +161,7 @@ def main(settings: Settings) -> int:
     runner.stop()
     if runner.exit_status == RESTART_ME:
         _leave()
+    replicas.close()
     runtime.close()
     log.info("stopped")
     return runner.exit_status
@@ -195,18 +205,35 @@ def _leave() -> NoReturn:
     os._exit(RESTART_ME)
 
 
-def _runtime(settings: Settings) -> ServeRuntime:
+def _board(kind: FrontKind, engine: Engine) -> Publishing:
+    if kind == "haproxy":
+        return SqlBoard(engine)
+    from reconciler.shell.kv_board import KvBoard  # noqa: PLC0415
+
+    return KvBoard()
+
+
+def _runtime(settings: Settings, kind: FrontKind, publisher: Publisher) -> tuple[ServeRuntime, ReplicaWatch]:
     """Import what takes seconds only here: a wrong setting is told before."""
     # Read by Ray at import. Its handler prints a C++ stack at each SIGTERM, and ours is the one that counts; its setup
     # hook has every new worker process import vLLM, also those that never run an engine.
     os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"
     os.environ["RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK"] = "0"
-    from reconciler.shell import engine, llm  # noqa: PLC0415
+    from reconciler.shell import llm  # noqa: PLC0415
+    from reconciler.shell.replicas import ReplicaWatch  # noqa: PLC0415
     from reconciler.shell.serve import ServeRuntime  # noqa: PLC0415
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it shows all its options at each apply
-    deploy = llm.deployer(settings.serving.llm, settings.private_root)
-    return ServeRuntime(settings.serving, lambda: ray_address(settings), deploy, by_value=(engine,))
+    watch = ReplicaWatch(publisher.take_requests)
+    runtime = ServeRuntime(
+        settings.serving,
+        lambda: ray_address(settings),
+        llm.deployer(settings.serving.llm, settings.private_root),
+        by_value=llm.BY_VALUE,
+        front=kind,
+        follow=watch.follow,
+    )
+    return runtime, watch
 
 
 def _connect(runtime: ServeRuntime, stop: threading.Event) -> bool:

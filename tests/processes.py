@@ -16,6 +16,9 @@ from reconciler.settings import RaySettings
 
 RAY_LIMIT_S = 90
 
+_ray_token: list[bytes] = []
+"""Ray's client reads its token once a process, so all Rays that one run of tests starts have the first one's."""
+
 
 def free_port() -> int:
     """Give a port of the loopback interface that nobody listens on now."""
@@ -31,7 +34,12 @@ def running_ray(state: Path, gpus: int) -> Iterator[str]:
     While it runs, this process has in its environment what a client of it needs.
     """
     home.prepare(state, state / "private")
+    token = ray_head.token_file(state)
+    for known in _ray_token:
+        token.touch(mode=0o600)
+        token.write_bytes(known)
     command = ray_head.command(state, RaySettings(num_gpus=gpus), os.environ)
+    _ray_token[:] = [token.read_bytes()]
     client, before = ray_head.client_environ(state), dict(os.environ)
     log = state / "logs" / "ray.log"
     with log.open("wb") as out:

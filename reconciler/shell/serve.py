@@ -1,9 +1,9 @@
-"""The runtime port on a real Ray cluster: one Serve application, one deployment a model, one ingress.
+"""The runtime port on a real Ray cluster: one Serve application, one deployment a model, and a root that holds them.
 
 `serve.run` as it is documented restarts every model whenever one is added: it gives each deployment a random version.
-Here each deployment carries its own (`Workload.version`), and the ingress never changes but in its `user_config`. The
-private names of Ray that this takes are all in this file and in `ingress`; `tests/contracts/test_serve_runtime.py`
-proves by process id that they do what is said here.
+Here each deployment carries its own (`Workload.version`), and the root one that says nothing of models. The private
+names of Ray that this takes are all in this file, `replicas` and `kv_board`; `tests/contracts/test_runtime.py` proves
+by process id that they do what is said here.
 """
 
 from __future__ import annotations
@@ -11,35 +11,47 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import socket
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import ray
 from ray import cloudpickle, serve
 from ray.exceptions import RayActorError, RayError
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE, SERVE_PROXY_NAME
+from ray.serve._private.utils import format_actor_name
 from ray.serve.api import RunTarget, run_many
-from ray.serve.config import HTTPOptions
+from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 
+from reconciler.core import answers, routes, wire
 from reconciler.core.entities import App, Cluster, Deployment, Health, Observation, Workload
 from reconciler.errors import RuntimeLost, RuntimeUnreachable
 from reconciler.names import APP_NAME
 from reconciler.settings import ServingSettings
-from reconciler.shell import ingress
+from reconciler.shell import front_secret, ingress, kv_board
+from reconciler.shell.ingress import EmptyRoot, Ingress
+from reconciler.shell.kv_board import KvReader
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-INGRESS = "argus-ingress"
-INGRESS_VERSION = "1"
+FrontKind: TypeAlias = Literal["haproxy", "ray"]
+
+ROOT = "argus-ingress"
+INGRESS_VERSION = "2"
 """Raise it when the ingress's code changes: running platforms then replace the process."""
 
 CALL_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 60.0
+CONTROLLER_GONE_S = 20.0
+
+BY_VALUE = (wire, routes, answers, ingress, kv_board, front_secret)
+"""Modules of ours that the root is made of: nodes have Ray, not Argus."""
 
 _HEALTH = {
     "UPDATING": Health.STARTING,
@@ -64,25 +76,41 @@ class ServeRuntime:
         address: Callable[[], str | None],
         deploy: Callable[[Workload], Any],
         by_value: Sequence[ModuleType] = (),
+        *,
+        front: FrontKind,
+        follow: Callable[[Iterable[str]], None] = lambda _keys: None,
     ) -> None:
         """Remember where the cluster is; `connect` goes there.
 
         Args:
-            serving: Where the ingress listens, and how many replicas it has.
+            serving: Where Ray's front listens, and how many processes it has.
             address: Says where Ray's GCS is, host:port or `auto` (the cluster that Ray's own environment names);
                 None while nobody knows. Asked anew at each `connect`.
             deploy: Gives a workload as a bound Serve deployment (`llm.deployer`).
             by_value: Modules that are sent to the cluster with what is deployed, so that nodes need not have them.
+            front: Who takes users' requests. With `haproxy` Serve listens nowhere and the root has no process.
+            follow: Is told the keys of all models that are deployed, whenever they were applied or observed
+                (`ReplicaWatch.follow`).
         """
         self._serving = serving
         self._address = address
         self._deploy = deploy
-        self._by_value = (*by_value, ingress)
+        self._by_value = (*BY_VALUE, *by_value)
+        self._front = front
+        self._follow = follow
+        self._secret: str | None = None
         self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="serve")
         self._lost = False
 
+    @property
+    def secret(self) -> str:
+        """What replicas know fronts by. Raises RuntimeUnreachable before `connect`."""
+        if self._secret is None:
+            raise RuntimeUnreachable("the secret between fronts and replicas is in Ray, which is not connected yet")
+        return self._secret
+
     def connect(self) -> None:
-        """Connect to Ray and start Serve's controller and proxy where they do not run. Raises RuntimeUnreachable."""
+        """Connect to Ray, and start Serve where it does not run as the front needs it. Raises RuntimeUnreachable."""
         address = self._listener()
         self._call(lambda: self._connect(address), CONNECT_TIMEOUT_S)
 
@@ -130,10 +158,51 @@ class ServeRuntime:
         return address
 
     def _connect(self, address: str) -> None:
-        ray.init(address=address, namespace="argus", log_to_driver=False, configure_logging=False)
+        if not ray.is_initialized():
+            ray.init(address=address, namespace="argus", log_to_driver=False, configure_logging=False)
         for module in self._by_value:
             cloudpickle.register_pickle_by_value(module)
-        serve.start(http_options=HTTPOptions(host=self._serving.host, port=self._serving.port, request_timeout_s=None))
+        self._secret = front_secret.ensure_front_secret()
+        self._start_serve()
+        if not self._listens_as_wanted():
+            self._start_serve_anew()
+
+    def _start_serve(self) -> None:
+        serve.start(
+            proxy_location=ProxyLocation.EveryNode if self._front == "ray" else ProxyLocation.Disabled,
+            http_options=HTTPOptions(host=self._serving.host, port=self._serving.port, request_timeout_s=None),
+        )
+
+    def _listens_as_wanted(self) -> bool:
+        controller = _get_global_client()._controller
+        asked = [controller.get_proxy_location.remote(), controller.get_http_config.remote()]
+        location, options = ray.get(asked, timeout=CALL_TIMEOUT_S)
+        if self._front == "haproxy":
+            return bool(location == ProxyLocation.Disabled)
+        wanted = (ProxyLocation.EveryNode, self._serving.host, self._serving.port)
+        return (location, options.host, options.port) == wanted
+
+    def _start_serve_anew(self) -> None:
+        """Put a new controller in the place of one that listens otherwise: that is settled when a controller starts.
+
+        The new one takes over the replicas that run. Serve is left alone where it holds applications of others.
+        """
+        client = _get_global_client()
+        if others := set(client.get_serve_details()["applications"]) - {APP_NAME}:
+            log.warning("Serve listens as it was started for %s, not as serving.front wants", ", ".join(sorted(others)))
+            return
+        controller = client._controller
+        proxies = ray.get(controller.get_proxies.remote(), timeout=CALL_TIMEOUT_S)
+        for actor in (controller, *proxies.values()):
+            ray.kill(actor, no_restart=True)
+        names = {SERVE_CONTROLLER_NAME, *(format_actor_name(SERVE_PROXY_NAME, node) for node in proxies)}
+        deadline = time.monotonic() + CONTROLLER_GONE_S
+        while any(_is_named(name) for name in names):
+            if time.monotonic() > deadline:
+                raise RuntimeUnreachable(f"Serve's old controller is not gone after {CONTROLLER_GONE_S:.0f} s")
+            time.sleep(0.1)
+        log.info("starting Serve's controller anew, for the front '%s'", self._front)
+        self._start_serve()
 
     def _observe(self) -> Observation:
         # In this order: a status that is older than the version beside it would call a new version healthy because
@@ -146,47 +215,85 @@ class ServeRuntime:
         resources, free = ray.cluster_resources(), ray.available_resources()
         cluster = Cluster(total_gpus=resources.get("GPU", 0), free_gpus=free.get("GPU", 0))
         if app is None:
-            return Observation(None, "", None, {}, cluster)
-        catalogue = targets.get(INGRESS)
+            self._follow(())
+            return Observation(None, "", {}, cluster)
+        deployments = {
+            name: _deployment(name, details, targets.get(name))
+            for name, details in app["deployments"].items()
+            if name != ROOT
+        }
+        self._follow(deployments)
         return Observation(
             app_status=_word(app["status"]),
             app_message=str(app["message"]),
-            catalogue_digest=(catalogue.deployment_config.user_config or {}).get("digest") if catalogue else None,
-            deployments={
-                name: _deployment(name, details, targets.get(name))
-                for name, details in app["deployments"].items()
-                if name != INGRESS
-            },
+            deployments=deployments,
             cluster=cluster,
+            root_is_current=ROOT in targets and targets[ROOT].version == self._root_version,
         )
 
     def _apply(self, app: App) -> None:
         models = {key: self._model(workload) for key, workload in app.workloads.items()}
-        target = RunTarget(self._ingress(app, models), name=APP_NAME, route_prefix="/")
+        target = RunTarget(self._root(models), name=APP_NAME, route_prefix="/" if self._front == "ray" else None)
         # `serve.run` is this very call, and then waits without a limit until everything runs.
         run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        self._follow(models)
         log.info("applied %d models", len(models))
 
     def _model(self, workload: Workload) -> Any:
         return _versioned(self._deploy(workload), workload.version)
 
-    def _ingress(self, app: App, models: dict[str, Any]) -> Any:
-        catalogue = [entry.as_json() for entry in app.catalogue]
+    def _root(self, models: dict[str, Any]) -> Any:
+        """Give the deployment that Serve wants an application to begin with. The models are bound under it."""
+        return self._ingress(models) if self._front == "ray" else self._empty_root(models)
+
+    @property
+    def _root_version(self) -> str:
+        if self._front == "haproxy":
+            return "empty"
+        return f"ray-{INGRESS_VERSION}-{self._serving.max_body_bytes}-{self._serving.idle_timeout_s:g}"
+
+    def _ingress(self, models: dict[str, Any]) -> Any:
         deployment = serve.deployment(
-            ingress.ingress_class(),
-            name=INGRESS,
+            ingress_class(self._serving.max_body_bytes, self._serving.idle_timeout_s),
+            name=ROOT,
             num_replicas=self._serving.ingress_replicas,
             max_ongoing_requests=100_000,
             ray_actor_options={"num_cpus": 0},
             graceful_shutdown_timeout_s=self._serving.llm.drain_timeout_s,
-            user_config={"digest": app.catalogue_digest, "models": catalogue},
         )
-        return _versioned(deployment.bind(APP_NAME, models), INGRESS_VERSION)
+        return _versioned(deployment.bind(models), self._root_version)
+
+    def _empty_root(self, models: dict[str, Any]) -> Any:
+        deployment = serve.deployment(
+            EmptyRoot,
+            name=ROOT,
+            # Serve refuses `num_replicas=0`, and means nothing else by this.
+            autoscaling_config={"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1, "downscale_delay_s": 0},
+            ray_actor_options={"num_cpus": 0},
+        )
+        return _versioned(deployment.bind(models), self._root_version)
+
+
+def ingress_class(max_body_bytes: int, idle_timeout_s: float) -> type[Any]:
+    """Give Ray's front as a class for `serve.deployment`. Its constructor takes the models, and does not read them."""
+
+    def build() -> Ingress:
+        return Ingress(KvReader().news, max_body_bytes, idle_timeout_s)
+
+    return serve.ingress(build)()  # type: ignore[no-any-return]  # Ray ships no types
 
 
 def _word(status: Any) -> str:
     """Give a status as Serve's documents spell it, whether it comes as text or as an enum."""
     return str(getattr(status, "value", status))
+
+
+def _is_named(actor: str) -> bool:
+    try:
+        ray.get_actor(actor, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 def _versioned(bound: Any, version: str) -> Any:

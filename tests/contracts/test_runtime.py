@@ -1,33 +1,37 @@
-"""The runtime's promises, held by the one in memory and by real Ray Serve.
+"""The runtime's promises, held by the one in memory and by real Ray Serve, and what Serve's replicas are known by.
 
 The deployments on real Ray are toys: the processes are real, and so is everything that Serve does to them. This suite
-is the alarm for Ray's private names (`shell.serve`, `shell.ingress`): a Ray that changes them fails here.
+is the alarm for Ray's private names (`shell.serve`, `shell.replicas`): a Ray that changes them fails here.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Protocol
 
 import httpx
 import pytest
 
-from reconciler.core.entities import App, CatalogueEntry, Deployment, Health, Observation, Workload
+from reconciler.core.entities import App, Deployment, Health, Observation, Workload
+from reconciler.core.routes import Replica
+from reconciler.core.wire import HEALTH_PATH, KEY_HEADER, SECRET_HEADER
 from reconciler.ports import Runtime
 from reconciler.testing import MemoryRuntime
 from tests.processes import free_port, running_ray
 
 CREATED = datetime(2026, 1, 6, 12, 30, tzinfo=UTC)
 LONGEST_S = 120
+ROOT = "argus-ingress"
 
 
 class Rig(Protocol):
     @property
     def runtime(self) -> Runtime: ...
     def pids(self, key: str) -> frozenset[int]: ...
-    def ingress_pids(self) -> frozenset[int]: ...
     def pause(self) -> None: ...
 
 
@@ -40,22 +44,62 @@ class MemoryRig:
     def pids(self, key: str) -> frozenset[int]:
         return self.memory.pids(key)
 
-    def ingress_pids(self) -> frozenset[int]:
-        return frozenset({self.memory.ingress_pid})
-
     def pause(self) -> None:
         self.memory.step()
+
+
+class Heard:
+    """Every set of replicas that a watch reported, in order."""
+
+    def __init__(self) -> None:
+        self.sets: list[tuple[Replica, ...]] = []
+        self._changed = threading.Condition()
+
+    def take(self, replicas: tuple[Replica, ...]) -> None:
+        with self._changed:
+            self.sets.append(replicas)
+            self._changed.notify_all()
+
+    @property
+    def now(self) -> tuple[Replica, ...]:
+        return self.sets[-1] if self.sets else ()
+
+    def until(self, is_so: Callable[[tuple[Replica, ...]], bool]) -> tuple[Replica, ...]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: bool(self.sets) and is_so(self.now), LONGEST_S), self.sets
+            return self.now
+
+    def of(self, *workloads: Workload) -> Callable[[tuple[Replica, ...]], bool]:
+        """Say whether exactly these workloads' replicas are known."""
+        wanted = sorted((one.model_key, one.version) for one in workloads for _ in range(one.num_replicas))
+        return lambda known: sorted((one.model_key, one.version) for one in known) == wanted
 
 
 class ServeRig:
     def __init__(self, address: str) -> None:
         from reconciler.settings import ServingSettings
+        from reconciler.shell.replicas import ReplicaWatch
+
+        self._address = address
+        self.serving = ServingSettings(port=free_port())
+        self.heard = Heard()
+        self.watch = ReplicaWatch(self.heard.take)
+        self.stand_behind("haproxy")
+
+    def stand_behind(self, front: str) -> None:
+        """Be the reconciler's process that is started with this front."""
+        from reconciler.shell import replica_server
         from reconciler.shell.serve import ServeRuntime
         from tests.contracts import toy_server
 
-        self.port = free_port()
-        serving = ServingSettings(port=self.port)
-        self.runtime = ServeRuntime(serving, lambda: address, toy_server.deploy, by_value=(toy_server,))
+        self.runtime = ServeRuntime(
+            self.serving,
+            lambda: self._address,
+            toy_server.deploy,
+            by_value=(toy_server, replica_server),
+            front="ray" if front == "ray" else "haproxy",
+            follow=self.watch.follow,
+        )
         self.runtime.connect()
 
     def pids(self, key: str) -> frozenset[int]:
@@ -63,21 +107,20 @@ class ServeRig:
 
         app = _get_global_client().get_serve_details()["applications"]["argus_llm_app"]
         replicas = app["deployments"].get(key, {"replicas": []})["replicas"]
-        # UPDATING is a live process that takes a new list of models: the ingress, for a moment.
-        return frozenset(replica["pid"] for replica in replicas if replica["state"] in {"RUNNING", "UPDATING"})
-
-    def ingress_pids(self) -> frozenset[int]:
-        return self.pids("argus-ingress")
+        return frozenset(replica["pid"] for replica in replicas if replica["state"] == "RUNNING")
 
     def pause(self) -> None:
         time.sleep(0.2)
 
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=30)
+    def ask(self, replica: Replica, **body: object) -> httpx.Response:
+        """Send a request to a replica as a front does."""
+        url = f"http://{replica.address}/v1/chat/completions"
+        return httpx.post(url, json=body, headers={SECRET_HEADER: self.runtime.secret}, timeout=LONGEST_S)
 
-    def chat(self, model: str | None) -> httpx.Response:
-        body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
-        return httpx.post(f"http://127.0.0.1:{self.port}/v1/chat/completions", json=body, timeout=30)
+    def controller(self) -> object:
+        from ray.serve.context import _get_global_client
+
+        return _get_global_client()._controller
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +128,7 @@ def serve_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeRig]:
     with running_ray(tmp_path_factory.mktemp("ray"), gpus=8) as address:
         rig = ServeRig(address)
         yield rig
+        rig.watch.close()
         rig.runtime.close()
 
 
@@ -110,13 +154,8 @@ def workload(
     )
 
 
-def entry(of: Workload, reason: str | None = None) -> CatalogueEntry:
-    return CatalogueEntry(of.model_id, of.model_key, of.user_id, of.created_at, reason)
-
-
-def app(*workloads: Workload, held: tuple[CatalogueEntry, ...] = ()) -> App:
-    running = tuple(entry(workload) for workload in workloads)
-    return App({workload.model_key: workload for workload in workloads}, running + held)
+def app(*workloads: Workload) -> App:
+    return App({workload.model_key: workload for workload in workloads})
 
 
 def until(rig: Rig, is_so: Callable[[Observation], bool]) -> Observation:
@@ -141,6 +180,14 @@ def is_up(of: Workload) -> Callable[[Observation], bool]:
     return look
 
 
+def listens(port: int) -> bool:
+    try:
+        httpx.get(f"http://127.0.0.1:{port}/", timeout=10)
+    except httpx.ConnectError:
+        return False
+    return True
+
+
 def gone(of: Workload) -> Callable[[Observation], bool]:
     return lambda seen: of.model_key not in seen.deployments
 
@@ -148,7 +195,7 @@ def gone(of: Workload) -> Callable[[Observation], bool]:
 def test_no_model_at_all_is_a_valid_application(rig: Rig) -> None:
     rig.runtime.apply(app())
     seen = until(rig, lambda seen: seen.app_status == "RUNNING" and not seen.deployments)
-    assert seen.catalogue_digest == app().catalogue_digest
+    assert seen.root_is_current
     assert seen.cluster.total_gpus == 8
 
 
@@ -158,20 +205,19 @@ def test_what_was_applied_can_be_observed(rig: Rig) -> None:
     seen = until(rig, is_up(a))
     found = seen.deployments[a.model_key]
     assert (found.version, found.target_replicas, found.running) == ("v1", 2, 2)
-    assert seen.catalogue_digest == app(a).catalogue_digest
     rig.runtime.apply(app())
     until(rig, gone(a))
 
 
-def test_nothing_that_happens_to_one_model_touches_another_or_the_ingress(rig: Rig) -> None:
+def test_nothing_that_happens_to_one_model_touches_another(rig: Rig) -> None:
     a, b = workload("alice"), workload("bob")
     rig.runtime.apply(app(a))
     until(rig, is_up(a))
-    processes, ingress = rig.pids(a.model_key), rig.ingress_pids()
+    processes = rig.pids(a.model_key)
     assert len(processes) == 1
 
     def untouched() -> bool:
-        return rig.pids(a.model_key) == processes and rig.ingress_pids() == ingress
+        return rig.pids(a.model_key) == processes
 
     rig.runtime.apply(app(a, b))
     until(rig, is_up(b))
@@ -208,10 +254,6 @@ def test_nothing_that_happens_to_one_model_touches_another_or_the_ingress(rig: R
     until(rig, gone(b))
     assert untouched(), "removing a model touched another"
 
-    rig.runtime.apply(app(a, held=(entry(b, "its spec was refused"),)))
-    until(rig, lambda seen: seen.catalogue_digest != app(a).catalogue_digest)
-    assert untouched(), "a name that is only known touched a model"
-
 
 def test_applying_again_changes_nothing(rig: Rig) -> None:
     a = workload("alice")
@@ -238,25 +280,149 @@ def test_without_surge_the_old_version_goes_first(rig: Rig) -> None:
 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
-def test_the_ingress_answers_for_ready_models_only_and_says_why(serve_rig: ServeRig) -> None:
-    up, broken = workload("alice"), workload("carl", source="broken")
-    held = entry(workload("dora"), "its spec was refused")
-    serve_rig.runtime.apply(app(up, broken, held=(held,)))
-    until(serve_rig, is_up(up))
-    until(serve_rig, lambda seen: seen.deployments[broken.model_key].health is Health.FAILED)
+def test_a_replica_that_is_known_takes_requests_from_fronts_only(serve_rig: ServeRig) -> None:
+    a = workload("alice", version="w1")
+    serve_rig.runtime.apply(app(a))
+    (replica,) = serve_rig.heard.until(serve_rig.heard.of(a))
+    assert httpx.get(f"http://{replica.address}{HEALTH_PATH}").status_code == 200
+    answer = serve_rig.ask(replica, prompt="Hello")
+    assert (answer.status_code, answer.headers[KEY_HEADER]) == (200, a.model_key)
+    assert httpx.post(f"http://{replica.address}/v1/chat/completions", json={}).status_code == 403
 
-    card = {"id": up.model_id, "object": "model", "created": int(CREATED.timestamp()), "owned_by": "alice"}
-    assert serve_rig.get("/v1/models").json() == {"object": "list", "data": [card]}
-    assert serve_rig.get(f"/v1/models/{up.model_id}").json() == card
-    answers = [
-        (serve_rig.chat("nobody"), 404, "model_not_found", None),
-        (serve_rig.chat(broken.model_id), 503, "model_failed", "60"),
-        (serve_rig.chat(held.model_id), 503, "model_not_ready", "60"),
-        (serve_rig.chat(None), 400, "model_required", None),
-        (serve_rig.get("/nowhere"), 404, None, None),
-    ]
-    for answer, status, code, retry_after in answers:
-        error = answer.json()["error"]
-        assert (answer.status_code, error["code"], answer.headers.get("retry-after")) == (status, code, retry_after)
-        assert error["type"] == ("server_error" if status == 503 else "invalid_request_error")
-    assert "its spec was refused" in serve_rig.chat(held.model_id).json()["error"]["message"]
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_an_update_never_leaves_a_model_without_a_known_replica(serve_rig: ServeRig) -> None:
+    heard = serve_rig.heard
+    old, new = workload("alice", version="w1"), workload("alice", version="w2")
+    serve_rig.runtime.apply(app(old))
+    heard.until(heard.of(old))
+    before = len(heard.sets)
+    serve_rig.runtime.apply(app(new))
+    heard.until(heard.of(new))
+    assert all(heard.sets[before:])
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_scaling_down_takes_a_replica_off_at_once_and_cuts_no_stream_of_it(serve_rig: ServeRig) -> None:
+    heard = serve_rig.heard
+    two, one = workload("alice", version="w2", replicas=2), workload("alice", version="w2")
+    serve_rig.runtime.apply(app(two))
+    replicas = heard.until(heard.of(two))
+    with ThreadPoolExecutor() as threads:
+        streams = [threads.submit(serve_rig.ask, replica, chunks=100, every_s=0.1) for replica in replicas]
+        serve_rig.runtime.apply(app(one))
+        stays = heard.until(heard.of(one))
+        assert set(stays) < set(replicas)
+        assert not any(stream.done() for stream in streams), "the replica was still known when its stream had ended"
+        for stream in streams:
+            assert stream.result().text.count("number") == 100
+            assert stream.result().text.endswith("data: [DONE]\n\n")
+    until(serve_rig, is_up(one))
+    until(serve_rig, lambda seen: seen.deployments[one.model_key].stopping == 0)
+    (gone,) = set(replicas) - set(stays)
+    with pytest.raises(httpx.ConnectError):
+        serve_rig.ask(gone)
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_a_deleted_model_is_not_known_any_more(serve_rig: ServeRig) -> None:
+    heard = serve_rig.heard
+    a, b = workload("alice", version="w2"), workload("bob")
+    serve_rig.runtime.apply(app(a, b))
+    heard.until(heard.of(a, b))
+    serve_rig.runtime.apply(app(a))
+    heard.until(heard.of(a))
+    until(serve_rig, gone(b))
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_a_replica_whose_process_dies_is_not_known_any_more_until_another_stands_in(serve_rig: ServeRig) -> None:
+    heard = serve_rig.heard
+    a = workload("alice", version="w2")
+    serve_rig.runtime.apply(app(a))
+    (first,) = heard.until(heard.of(a))
+    with pytest.raises(httpx.RemoteProtocolError):
+        serve_rig.ask(first, die_after=0)
+    heard.until(lambda known: first not in known)
+    (second,) = heard.until(heard.of(a))
+    assert second.name != first.name
+    assert serve_rig.ask(second).status_code == 200
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_what_is_known_stays_while_the_controller_is_away_and_goes_on_afterwards(serve_rig: ServeRig) -> None:
+    import ray
+
+    heard = serve_rig.heard
+    a, b = workload("alice", version="w2"), workload("bob")
+    serve_rig.runtime.apply(app(a))
+    known = heard.until(heard.of(a))
+    before = len(heard.sets)
+    ray.kill(serve_rig.controller(), no_restart=False)
+    serve_rig.runtime.apply(app(a, b))
+    heard.until(heard.of(a, b))
+    assert all(set(known) <= set(replicas) for replicas in heard.sets[before:])
+    serve_rig.runtime.apply(app(a))
+    until(serve_rig, gone(b))
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_a_new_watch_reports_everything_at_once(serve_rig: ServeRig) -> None:
+    from reconciler.shell.replicas import ReplicaWatch
+
+    a, b = workload("alice", version="w2"), workload("bob")
+    serve_rig.runtime.apply(app(a, b))
+    known = serve_rig.heard.until(serve_rig.heard.of(a, b))
+    again = Heard()
+    watch = ReplicaWatch(again.take)
+    watch.follow([a.model_key, b.model_key])
+    assert again.until(lambda _known: True) == known
+    watch.close()
+    assert again.sets == [known]
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_changing_the_front_changes_the_root_and_no_model(serve_rig: ServeRig) -> None:
+    heard = serve_rig.heard
+    a = workload("alice", version="w2")
+    serve_rig.runtime.apply(app(a))
+    until(serve_rig, is_up(a))
+    known = heard.until(heard.of(a))
+    processes, before = serve_rig.pids(a.model_key), len(heard.sets)
+    assert not serve_rig.pids(ROOT), "a root that nobody enters has a process"
+    assert not listens(serve_rig.serving.port)
+
+    for front, has_process in [("ray", True), ("haproxy", False)]:
+        serve_rig.stand_behind(front)
+        assert not serve_rig.runtime.observe().root_is_current
+        serve_rig.runtime.apply(app(a))
+        until(
+            serve_rig,
+            lambda seen, has=has_process: seen.root_is_current and bool(serve_rig.pids(ROOT)) == has,  # type: ignore[misc]
+        )
+        until(serve_rig, lambda _seen, has=has_process: listens(serve_rig.serving.port) == has)  # type: ignore[misc]
+        assert serve_rig.pids(a.model_key) == processes
+    assert heard.sets[before:] in ([], [known])
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_nothing_that_happens_to_a_model_touches_the_ingress(serve_rig: ServeRig) -> None:
+    a, b = workload("alice", version="w2"), workload("bob")
+    serve_rig.stand_behind("ray")
+    serve_rig.runtime.apply(app(a))
+    until(serve_rig, lambda seen: is_up(a)(seen) and bool(serve_rig.pids(ROOT)))
+    ingress = serve_rig.pids(ROOT)
+    for workloads in [(a, b), (a, workload("bob", version="v2", replicas=2)), (a,)]:
+        serve_rig.runtime.apply(app(*workloads))
+        until(serve_rig, lambda seen, last=workloads[-1]: is_up(last)(seen) and seen.root_is_current)  # type: ignore[misc]
+        assert serve_rig.pids(ROOT) == ingress
+    until(serve_rig, gone(b))
+    assert serve_rig.pids(ROOT) == ingress

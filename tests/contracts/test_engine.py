@@ -1,0 +1,93 @@
+"""What a replica does before Serve calls it running: it answers a request of its own, or says why it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from reconciler.core import wire
+from reconciler.shell.replica_server import Message, Receive, ReplicaServer, Scope, Send
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Any:
+    from reconciler.shell import engine
+
+    return engine
+
+
+class Engine:
+    """An app that gives one answer, and keeps what it was asked."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self._status = status
+        self._body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        message: Message = await receive()
+        self.asked.append((scope["path"], json.loads(message["body"])))
+        await send({"type": "http.response.start", "status": self._status, "headers": []})
+        await send({"type": "http.response.body", "body": self._body})
+
+
+def first_answer(engine: Any, app: Engine, shown: str = "s") -> None:
+    async def ask() -> None:
+        server = ReplicaServer(app, secret="s", model_key="k", version="v", is_healthy=lambda: True, settle_s=0)
+        address = await server.start("127.0.0.1")
+        try:
+            await engine._answer(address, shown, "/v1/completions", {"model": "m"})
+        finally:
+            await server.drain(0)
+
+    asyncio.run(ask())
+
+
+def test_the_first_request_comes_in_by_the_replicas_own_door(engine: Any) -> None:
+    app = Engine(200, b"{}")
+    first_answer(engine, app)
+    assert app.asked == [("/v1/completions", {"model": "m"})]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": {"message": "no room for a KV cache"}}', "no room for a KV cache"),
+        (b"something else", "500 something else"),
+        (b'["odd"]', "500 "),
+    ],
+)
+def test_an_engine_that_does_not_answer_fails_in_its_own_words(engine: Any, body: bytes, words: str) -> None:
+    with pytest.raises(RuntimeError, match=f"does not answer: {words}"):
+        first_answer(engine, Engine(500, body))
+
+
+def test_a_replica_that_its_own_gate_refuses_does_not_start(engine: Any) -> None:
+    with pytest.raises(RuntimeError, match="from the platform's front only"):
+        first_answer(engine, Engine(200, b"{}"), shown="another")
+
+
+@pytest.mark.parametrize(
+    ("handlers", "path"),
+    [
+        ({"openai_serving_completion": object(), "serving_embedding": None}, "/v1/completions"),
+        ({"openai_serving_completion": None, "serving_embedding": object(), "serving_scores": 1}, "/v1/embeddings"),
+        ({"serving_scores": object(), "serving_classification": object()}, "/score"),
+        ({"serving_classification": object()}, "/classify"),
+    ],
+)
+def test_each_kind_of_engine_is_asked_what_it_can_answer(engine: Any, handlers: dict[str, Any], path: str) -> None:
+    asked = engine._a_request(SimpleNamespace(**handlers), "m")
+    assert asked is not None
+    assert (asked[0], asked[1]["model"]) == (path, "m")
+    assert path in wire.INFERENCE
+
+
+def test_an_engine_of_no_known_kind_is_not_asked(engine: Any) -> None:
+    assert engine._a_request(SimpleNamespace(), "m") is None
