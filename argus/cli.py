@@ -62,7 +62,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, config: Path | None,
             from argus.console import Console  # noqa: PLC0415
             from argus.down import down  # noqa: PLC0415
 
-            return down(settings.home, Console())
+            return down(settings.home, Console(), settings.serving.stop_grace_s)
         case "api":
             from webapi.__main__ import main as api  # noqa: PLC0415
 
@@ -71,6 +71,15 @@ def _run(arguments: argparse.Namespace, settings: Settings, config: Path | None,
             from reconciler.__main__ import main as reconciler  # noqa: PLC0415
 
             return reconciler(settings)
+        case "front":
+            from argus.console import Console  # noqa: PLC0415
+            from argus.front import run  # noqa: PLC0415
+
+            return run(settings, config, environ, Console())
+        case "router":
+            from reconciler.front.router import main as router  # noqa: PLC0415
+
+            return router(settings)
         case other:
             raise AssertionError(f"no such command: {other}")
 
@@ -85,13 +94,15 @@ def _parser() -> argparse.ArgumentParser:
     down = commands.add_parser("down", help="stop a platform, also one whose `argus up` was killed")
     api = commands.add_parser("api", help="run the management API alone")
     reconciler = commands.add_parser("reconciler", help="run the reconciler alone, against the Ray at ray.address")
+    front = commands.add_parser("front", help="run HAProxy and its router alone, as on each further node of a cluster")
+    router = commands.add_parser("router", help="run the router alone: it tells a running HAProxy where models are")
     commands.add_parser("version", help="print the version")
-    for command in (up, down, api, reconciler):
+    for command in (up, down, api, reconciler, front, router):
         command.add_argument("--config", metavar="FILE", help="configuration file, see dev.yaml (ARGUS_CONFIG)")
         command.add_argument("--home", metavar="DIR", help="state folder (ARGUS_HOME)")
     for command in (up, api):
         command.add_argument("--api-port", type=int, metavar="N", help="port of the API (ARGUS_API_PORT)")
-    for command in (up, api, reconciler):
+    for command in (up, api, reconciler, front, router):
         command.add_argument("--openai-port", type=int, metavar="N", help="port of the models (ARGUS_OPENAI_PORT)")
     up.add_argument("--no-demo", action="store_true", help="start without the demo model")
     return parser

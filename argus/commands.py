@@ -5,33 +5,46 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from argus import ray_head
 from argus.supervisor import Command
+from reconciler.front import config as haproxy
 from reconciler.settings import Settings
 from reconciler.shell.admin_token import VARIABLE
 
-API, RECONCILER, BUILD = "api", "reconciler", "demo-model"
+API, RECONCILER, BUILD, ROUTER = "api", "reconciler", "demo-model", "router"
 
 
-def own(name: str, settings: Settings, config: Path, environ: Mapping[str, str]) -> Command:
-    """Give the command of the API or the reconciler. Both read the configuration that the supervisor read.
+def own(name: str, settings: Settings, config: Path | None, environ: Mapping[str, str]) -> Command:
+    """Give the command of the API, the reconciler or the router. All read the configuration that the supervisor read.
 
-    The admin's token goes to the API alone, the way into the embedded Ray to the reconciler alone.
+    The admin's token goes to the API alone, the way into Ray to the reconciler alone.
     """
     kept = {key: value for key, value in environ.items() if name == API or key != VARIABLE}
-    if settings.ray.address is None:
+    if name != RECONCILER or settings.ray.address is None:
         kept = {key: value for key, value in kept.items() if not key.startswith("RAY_")}
-        if name == RECONCILER:
-            kept |= ray_head.client_environ(settings.home)
+    if name == RECONCILER and settings.ray.address is None:
+        kept |= ray_head.client_environ(settings.home)
     kept |= {
-        "ARGUS_CONFIG": str(config),
         "ARGUS_HOME": str(settings.home),
         "ARGUS_API_PORT": str(settings.api.port),
         "ARGUS_OPENAI_PORT": str(settings.serving.port),
         "PYTHONUNBUFFERED": "1",
     }
+    if config is not None:
+        kept["ARGUS_CONFIG"] = str(config)
     return Command((sys.executable, "-m", "argus", name), kept)
+
+
+def front(part: haproxy.Part, settings: Settings) -> Command:
+    """Give the command of a HAProxy, with what it was last told in its configuration. It needs no environment."""
+    return Command(haproxy.prepare(settings.home, settings.serving, part), {}, front_facts(settings))
+
+
+def front_facts(settings: Settings) -> dict[str, Any]:
+    """Say what a HAProxy was started for: one that runs already is taken over where it is the same."""
+    return {"wants": settings.serving.model_dump(mode="json")}
 
 
 def build(target: Path, environ: Mapping[str, str]) -> Command:

@@ -39,12 +39,16 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A child for as long as the platform runs. `command` is asked anew at each start, after leftovers are gone."""
+    """A child for as long as the platform runs. `command` is asked anew at each start, after leftovers are gone.
+
+    `stop` is the signal by which it ends in an orderly way; it has `grace_s` seconds for that.
+    """
 
     name: str
     command: Callable[[], Command]
     grace_s: float = 15.0
     restart: bool = True
+    stop: signal.Signals = signal.SIGTERM
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,12 @@ class Death:
     process: Process
     status: int | None
     alive_s: float
+
+    def __str__(self) -> str:
+        how = "exit status unknown"
+        if self.status is not None:
+            how = signal.Signals(-self.status).name if self.status < 0 else f"exit status {self.status}"
+        return f"{self.name} ended after {self.alive_s:.0f} s ({how}) and is started again"
 
 
 @dataclass(slots=True)
@@ -132,7 +142,7 @@ class Supervisor:
             processes.send(process, signal.SIGKILL)
 
     def end(self, name: str, hurry: Callable[[], bool] = lambda: False) -> None:
-        """End a child: SIGTERM, its grace, SIGKILL; then whatever it left behind. `hurry` cuts the grace short."""
+        """End a child: its signal, its grace, SIGKILL; then whatever it left behind. `hurry` cuts the grace short."""
         child = self._children.get(name)
         if child is None:
             return
@@ -140,7 +150,7 @@ class Supervisor:
         process = child.process
         if process is None:
             return
-        processes.send(process, signal.SIGTERM)
+        processes.send(process, child.service.stop)
         until = time.monotonic() + child.service.grace_s
         while self._runs(child) and time.monotonic() < until and not hurry():
             time.sleep(0.05)

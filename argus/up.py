@@ -1,13 +1,13 @@
 """`argus up`: the order in which the platform starts and stops.
 
-State folder, leftovers, ports; then Ray, the API, the reconciler and the demo model's building side by side; then the
-demo through the API; then watching until somebody says stop. Stopping goes API, reconciler, Ray, and all the rest.
+State folder, leftovers, ports; then the front, Ray, the API, the reconciler and the demo model's building side by side;
+then the demo through the API; then watching until somebody says stop. Stopping goes API, reconciler, the front when its
+streams have ended, Ray, and all the rest.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from argus import commands, demo_model, home, processes, ray_head
+from argus import commands, demo_model, front, home, processes, ray_head
 from argus.client import Client
-from argus.commands import API, BUILD, RECONCILER
+from argus.commands import API, BUILD, RECONCILER, ROUTER
 from argus.console import Console
 from argus.demo import Demo
 from argus.errors import Stopped, UpFailed
@@ -25,6 +25,8 @@ from argus.ready import Ready
 from argus.supervisor import Command, Death, Service, Supervisor, tail
 from argus.waiting import Waiting
 from reconciler.errors import ArgusError
+from reconciler.front import config as haproxy
+from reconciler.front.config import BODIES, FRONT, PARTS
 from reconciler.settings import Settings
 from reconciler.shell import embedded_repo
 from reconciler.shell.admin_token import VARIABLE, admin_token, token_file
@@ -50,6 +52,7 @@ class Platform:
         self._console = console
         self._home = settings.home
         self._embedded_ray = settings.ray.address is None
+        self._front = haproxy.kind(settings.serving)
         self._waiting = Waiting(self._look)
         self._children: Supervisor
         self._ray_facts: dict[str, Any] = {}
@@ -84,6 +87,7 @@ class Platform:
             self._prepare_state()
         self._take_over_or_clear_away()
         self._check_ports()
+        self._start_front()
         if self._embedded_ray and not self._adopted:
             self._children.start(Service(ray_head.NAME, self._ray_command, grace_s=20))
         self._start_own(API)
@@ -117,8 +121,20 @@ class Platform:
             except ArgusError as error:
                 raise UpFailed(str(error)) from None
 
+    def _start_front(self) -> None:
+        if self._front == "ray":
+            if self._settings.serving.front == "haproxy":
+                self._console.say("  !! there is no HAProxy here: Ray Serve's own proxy takes its place")
+            return
+        if self._embedded_ray and not self._adopted:
+            # What was true of the last Ray is not true of the next: its replicas' ports may be anybody's now.
+            self._waiting.in_background(partial(front.forget_routes, self._settings))
+        for service in front.services(self._settings, self._config, self._environ):
+            if self._children.process(service.name) is None:
+                self._children.start(service)
+
     def _take_over_or_clear_away(self) -> None:
-        """End what a killed supervisor left, but for a Ray that answers: its models go on and never notice."""
+        """End what a killed supervisor left, but for a Ray that answers and its front: nobody's stream ends."""
         left = home.noted(self._home, ray_head.NAME)
         spared = []
         if left and processes.is_alive(left[0]):
@@ -133,7 +149,10 @@ class Platform:
                 with self._console.step("Stopping the Ray of last time, which does not fit any more"):
                     self._children.end(ray_head.NAME)
                     self._children.drop(ray_head.NAME)
-        names = (API, RECONCILER, BUILD, *(() if spared else (ray_head.NAME,)))
+        stays = self._front == "haproxy" and (self._adopted or not self._embedded_ray)
+        services = front.services(self._settings, self._config, self._environ)
+        spared += front.clear_away(self._settings, self._children, services, keep_haproxy=stays)
+        names = (API, RECONCILER, BUILD, *(() if self._adopted else (ray_head.NAME,)))
         for name in names:
             if found := home.noted(self._home, name):
                 self._children.remember(found[0])
@@ -144,7 +163,8 @@ class Platform:
     def _check_ports(self) -> None:
         api, serving = self._settings.api, self._settings.serving
         _check_port(api.host, api.port, "the API's", "--api-port or ARGUS_API_PORT")
-        if self._embedded_ray and not self._adopted:
+        in_use = self._children.process(FRONT) or (self._front == "ray" and (self._adopted or not self._embedded_ray))
+        if not in_use:
             _check_port(serving.host, serving.port, "the models'", "--openai-port or ARGUS_OPENAI_PORT")
 
     def _start_own(self, name: str, grace_s: float = 15.0) -> None:
@@ -154,7 +174,8 @@ class Platform:
     def _ray_wants(self) -> dict[str, object]:
         """Give what a Ray that runs already must have been started for, to be taken over."""
         serving = self._settings.serving
-        return {"host": serving.host, "port": serving.port, **self._settings.ray.model_dump(mode="json")}
+        ours = {"front": self._front, "host": serving.host, "port": serving.port}
+        return {**ours, **self._settings.ray.model_dump(mode="json")}
 
     def _ray_command(self) -> Command:
         log = self._children.log_path(ray_head.NAME)
@@ -192,14 +213,14 @@ class Platform:
             self._fail("the demo model could not be built", BUILD)
 
     def _wait_for_models(self, demo: Demo) -> None:
-        """Wait for the demo model's first answer, or for the ingress where there is no demo; then say what to try."""
+        """Wait for the demo model's first answer, or for the front where there is no demo; then say what to try."""
         first = None
         if demo.was_made():
             self._waiting.attempt(demo.renew_token)
             with self._console.step("Demo model"):
                 first = self._first_answer(demo)
         if first is None:
-            with self._console.step("OpenAI ingress") as step:
+            with self._console.step("OpenAI API") as step:
                 step.tell(f"waiting for {self._settings.openai_base_url}/models")
                 if not self._waiting.until(lambda: self._waiting.attempt(demo.served) is not None, MODEL_LIMIT_S):
                     self._fail(f"the models' port does not answer in {MODEL_LIMIT_S:.0f} s", RECONCILER)
@@ -281,29 +302,35 @@ class Platform:
             # A client of the Ray that died never finds into the new one: the reconciler begins afresh, and being
             # killed costs it nothing.
             self._children.kill(RECONCILER)
-        self._console.say(
-            f"{time.strftime('%H:%M:%S')} {death.name} ended after {death.alive_s:.0f} s ({_how(death.status)}) "
-            f"and is started again; its log is {self._children.log_path(death.name)}"
-        )
+        self._console.say(f"{time.strftime('%H:%M:%S')} {death}; its log is {self._children.log_path(death.name)}")
 
     # --- stopping ---------------------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        """Stop everything that was started, in order. After a failed start an adopted Ray is left with its models."""
+        """Stop everything that was started, in order. After a failed start an adopted Ray is left, models and front."""
         if not self._children.has_any():
             home.forget(self._home, SUPERVISOR)
             return
         hurry = self._waiting.is_in_a_hurry
         ray = self._children.process(ray_head.NAME)
         leave_ray = ray is not None and self._adopted and not self._ready and not self._waiting.is_asked_to_stop()
+        left = [self._children.process(name) for name in (ray_head.NAME, *PARTS)] if leave_ray else []
         with self._console.step("Stopping") as step:
-            for name, words in ((BUILD, "the demo model's building"), (API, "the API"), (RECONCILER, "the reconciler")):
-                step.tell(words)
-                self._children.end(name, hurry)
+            for name, words in (
+                (BUILD, "the demo model's building"),
+                (API, "the API"),
+                (RECONCILER, "the reconciler"),
+                (FRONT, "the front, when the answers that it has begun are through"),
+                (BODIES, "the front, when the answers that it has begun are through"),
+                (ROUTER, "the router"),
+            ):
+                if not (leave_ray and name in PARTS):
+                    step.tell(words)
+                    self._children.end(name, hurry)
             if not leave_ray:
                 step.tell("Ray and its models")
                 self._children.end(ray_head.NAME, hurry)
-            self._children.end_everything(hurry, spare=[ray] if ray and leave_ray else [])
+            self._children.end_everything(hurry, spare=[process for process in left if process])
             if self._embedded_ray and not leave_ray:
                 ray_head.remove_folder(self._home)
             home.forget(self._home, SUPERVISOR)
@@ -321,9 +348,3 @@ def _check_port(host: str, port: int, whose: str, flag: str) -> None:
             raise UpFailed(
                 f"port {port} on {host}, {whose}, cannot be had ({error.strerror}); choose another with {flag}"
             ) from None
-
-
-def _how(status: int | None) -> str:
-    if status is None:
-        return "exit status unknown"
-    return signal.Signals(-status).name if status < 0 else f"exit status {status}"

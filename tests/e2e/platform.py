@@ -22,6 +22,8 @@ from tests.processes import free_port
 ROOT = Path(__file__).parents[2]
 LONGEST_START_S = 420
 LONGEST_CHANGE_S = 300
+HAPROXY = r"haproxy .*-C"
+ROUTER = r"argus router"
 
 
 class Platform:
@@ -29,7 +31,7 @@ class Platform:
 
     def __init__(self, home: Path, logs: Path) -> None:
         self.home, self.log = home, logs / "up.log"
-        self.api_port, self.openai_port = free_port(), free_port()
+        self.api_port, self.openai_port, self.metrics_port = free_port(), free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -37,6 +39,7 @@ class Platform:
         flags = ["--config", str(ROOT / "dev.yaml"), "--home", str(self.home)]
         flags += ["--api-port", str(self.api_port), "--openai-port", str(self.openai_port)]
         environ = {key: value for key, value in os.environ.items() if not key.startswith("ARGUS_")}
+        environ["ARGUS_METRICS_PORT"] = str(self.metrics_port)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "argus", "up", *flags], stdout=log, stderr=subprocess.STDOUT, env=environ
@@ -110,8 +113,13 @@ class Platform:
         """Give the process ids of a model's replicas: Ray names each process after what it runs."""
         return _processes(rf"ray::ServeReplica:argus_llm_app:{re.escape(model_key)}")
 
-    def ingress(self) -> set[int]:
-        return _processes("ray::ServeReplica:argus_llm_app:argus-ingress")
+    def front(self) -> set[int]:
+        """Give the process ids of HAProxy and its router."""
+        return self.processes(HAPROXY) | self.processes(ROUTER)
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        """Send a request to the models' port as it is."""
+        return httpx.post(f"http://127.0.0.1:{self.openai_port}{path}", json=body, timeout=60)
 
     def processes(self, pattern: str) -> set[int]:
         """Give the processes below `argus up` whose command line matches."""
@@ -125,6 +133,7 @@ class Listener:
 
     platform: Platform
     model: str
+    tokens_each: int = 100
     requests: int = 0
     tokens: int = 0
     failures: list[str] = field(default_factory=list)
@@ -148,7 +157,7 @@ class Listener:
         stream = client.chat.completions.create(
             model=self.model,
             messages=[{"role": "user", "content": "Hello"}],
-            max_tokens=100,
+            max_tokens=self.tokens_each,
             stream=True,
             extra_body={"ignore_eos": True},
         )

@@ -4,9 +4,12 @@ delete, kill, stop and start again. One platform serves all tests of this file, 
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.platform import Listener, Platform, descendants, wait_until
+from reconciler.shell.ledger import SqlBoard, open_ledger
+from tests.e2e.platform import HAPROXY, ROUTER, Listener, Platform, descendants, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -25,6 +29,8 @@ model_id: qwen-0.5b
 model_source: $HOME/common/hf/demo  # the shared folder
 engine_kwargs:
   max_model_len: 1024
+  enable_auto_tool_choice: true
+  tool_call_parser: hermes
 """
 BOB_SPEC = """\
 model_id: vectors
@@ -81,8 +87,8 @@ def test_a_newcomer_is_answered_by_the_demo_model(story: Story) -> None:
 
 def test_models_come_by_rest_and_by_push_while_others_stream(story: Story, tmp_path: Path) -> None:
     platform = story.platform
-    demo_processes, ingress = platform.replicas(story.demo_key), platform.ingress()
-    assert len(demo_processes) == 1
+    demo_processes, front = platform.replicas(story.demo_key), platform.front()
+    assert (len(demo_processes), len(front)) == (1, 2)
     listeners = [Listener(platform, story.demo) for _ in range(2)]
 
     story.alice = platform.user("alice")
@@ -111,7 +117,7 @@ def test_models_come_by_rest_and_by_push_while_others_stream(story: Story, tmp_p
     assert [failure for listener in listeners for failure in listener.failures] == []
     assert all(listener.requests for listener in listeners)
     assert platform.replicas(story.demo_key) == demo_processes
-    assert platform.ingress() == ingress
+    assert platform.front() == front
     events = [event["event_type"] for event in alice["events"]]
     assert events == ["DEPLOY_REQUESTED", "DEPLOY_STARTED", "DEPLOY_SUCCEEDED"]
     assert {event["source"] for event in alice["events"]} == {"api"}
@@ -134,6 +140,95 @@ def test_each_model_answers_in_its_own_way(story: Story) -> None:
     assert story.alice.get(f"/serve/models/{story.bob_key}").status_code == 404
 
 
+def test_the_official_client_gets_tools_schemas_logprobs_and_responses(story: Story) -> None:
+    platform = story.platform
+    alice = platform.detail(story.alice, story.alice_key)["model"]["model_id"]
+    messages: Any = [{"role": "user", "content": "What is the weather in Oslo?"}]
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 8}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    create = platform.openai.chat.completions.create
+    tool: Any = {"type": "function", "function": {"name": "weather", "parameters": schema}}
+    choice: Any = {"type": "function", "function": {"name": "weather"}}
+    called = create(model=alice, messages=messages, tools=[tool], tool_choice=choice, max_tokens=200)
+    assert called.choices[0].message.tool_calls is not None
+    (call,) = called.choices[0].message.tool_calls
+    assert call.type == "function"
+    assert call.function.name == "weather"
+    assert set(json.loads(call.function.arguments)) == {"city"}
+
+    form: Any = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema, "strict": True}}
+    formed = create(model=alice, messages=messages, response_format=form, max_tokens=200)
+    assert set(json.loads(formed.choices[0].message.content or "")) == {"city"}
+
+    seen = create(model=alice, messages=messages, max_tokens=3, logprobs=True, top_logprobs=2)
+    assert seen.choices[0].logprobs is not None
+    assert [len(token.top_logprobs) for token in seen.choices[0].logprobs.content or []] == [2, 2, 2]
+
+    said = platform.openai.responses.create(model=alice, input=GREETING, max_output_tokens=16)
+    assert said.output_text
+    usage = list(
+        create(model=alice, messages=messages, max_tokens=3, stream=True, stream_options={"include_usage": True})
+    )
+    assert usage[-1].usage is not None
+    assert usage[-1].usage.completion_tokens <= 3
+
+
+def test_langchain_works_unchanged(story: Story) -> None:
+    from langchain_openai import ChatOpenAI
+    from pydantic import SecretStr
+
+    platform = story.platform
+    alice = platform.detail(story.alice, story.alice_key)["model"]["model_id"]
+    base = f"http://127.0.0.1:{platform.openai_port}/v1"
+    chat = ChatOpenAI(model=alice, base_url=base, api_key=SecretStr("none"), temperature=0, max_retries=0)
+    assert "Argus" in str(chat.invoke(GREETING).content)
+    assert "Argus" in "".join(str(chunk.content) for chunk in chat.stream(GREETING))
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+def test_plain_curl_streams(story: Story) -> None:
+    platform = story.platform
+    alice = platform.detail(story.alice, story.alice_key)["model"]["model_id"]
+    url = f"http://127.0.0.1:{platform.openai_port}/v1/chat/completions"
+    body = json.dumps({"model": alice, "messages": [{"role": "user", "content": GREETING}], "stream": True})
+    curl = ["curl", "-sN", "--max-time", "60", url, "-H", "Content-Type: application/json", "-d", body]
+    lines = subprocess.run(curl, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line for line in lines if line][-1] == "data: [DONE]"
+    assert sum(line.startswith("data: {") for line in lines) > 3
+
+
+def test_an_answer_says_which_model_and_commit_it_came_from(story: Story) -> None:
+    platform = story.platform
+    model = platform.detail(story.alice, story.alice_key)["model"]
+    answer = platform.post("/v1/completions", model=model["model_id"], prompt="Hello", max_tokens=1)
+    assert answer.headers["x-argus-model-key"] == story.alice_key
+    assert answer.headers["x-argus-commit"] == model["serving_commit"]
+    figures = httpx.get(f"http://127.0.0.1:{platform.metrics_port}/metrics", timeout=10).text
+    assert f'model_key="{story.alice_key}"' in figures
+
+
+def test_nothing_that_administers_an_engine_is_within_reach(story: Story) -> None:
+    platform = story.platform
+    model = platform.detail(story.alice, story.alice_key)["model"]["model_id"]
+    for path in ("/pause", "/update_weights", "/invocations", "/v1/load_lora_adapter", "/start_profile", "/metrics"):
+        refused = platform.post(path, model=model)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
+    read = SqlBoard(open_ledger(f"sqlite:///{platform.home / 'ledger.sqlite'}", timeout_s=5)).read(0)
+    assert read is not None
+    route = read[1].named(model)
+    assert route is not None
+    url, body = (
+        f"http://{route.targets[0].address}/v1/completions",
+        {"model": model, "prompt": "Hello", "max_tokens": 1},
+    )
+    assert httpx.post(url, json=body, timeout=30).status_code == 403
+    assert httpx.post(url, json=body, headers={"x-argus-front": read[1].secret}, timeout=30).status_code == 200
+
+
 def test_scaling_adds_a_replica_and_keeps_the_first(story: Story) -> None:
     platform = story.platform
     before = platform.replicas(story.alice_key)
@@ -146,6 +241,25 @@ def test_scaling_adds_a_replica_and_keeps_the_first(story: Story) -> None:
     text = platform.git("show", "main:users/alice/qwen-0.5b.yaml")
     assert "# Alice's model, as she wrote it" in text
     assert "# the shared folder" in text
+
+
+def test_a_changed_model_is_replaced_without_a_failed_request_or_a_cut_stream(story: Story) -> None:
+    platform = story.platform
+    name = platform.detail(story.alice, story.alice_key)["model"]["model_id"]
+    before = platform.replicas(story.alice_key)
+    answer = story.alice.patch(f"/serve/models/{story.alice_key}", json={"num_replicas": 1})
+    assert answer.status_code == 200
+    listeners = [Listener(platform, name, tokens_each=500) for _ in range(4)]
+    changed = story.alice.patch(f"/serve/models/{story.alice_key}", json={"engine_kwargs": {"max_num_seqs": 24}})
+    assert changed.status_code == 200, changed.text
+    platform.until(story.alice, story.alice_key, _is_running)
+    wait_until(lambda: not before & platform.replicas(story.alice_key), 120, lambda: "the old replicas stay")
+    for listener in listeners:
+        listener.stop()
+    assert [failure for listener in listeners for failure in listener.failures] == []
+    assert all(listener.requests > 1 for listener in listeners)
+    after = platform.post("/v1/completions", model=name, prompt="Hello", max_tokens=1)
+    assert after.headers["x-argus-commit"] == changed.json()["commit"]
 
 
 def test_a_broken_spec_breaks_nothing_that_runs(story: Story, tmp_path: Path) -> None:
@@ -169,17 +283,16 @@ def test_a_broken_spec_breaks_nothing_that_runs(story: Story, tmp_path: Path) ->
 
 def test_a_deleted_model_is_unknown_at_once_and_its_neighbours_stay(story: Story) -> None:
     platform = story.platform
-    neighbours = platform.replicas(story.demo_key) | platform.replicas(story.alice_key) | platform.ingress()
+    neighbours = platform.replicas(story.demo_key) | platform.replicas(story.alice_key) | platform.front()
     name = platform.detail(story.bob, story.bob_key)["model"]["model_id"]
     answer = story.bob.delete(f"/serve/models/{story.bob_key}")
     assert (answer.status_code, answer.json()["state"]) == (200, "DELETING")
     gone = platform.until(story.bob, story.bob_key, lambda detail: detail["model"]["state"] == "DELETED")
     assert gone["events"][-1]["event_type"] == "DELETED"
     assert gone["events"][-1]["commit"] == answer.json()["commit"]
-    url = f"http://127.0.0.1:{platform.openai_port}/v1/embeddings"
-    asked = httpx.post(url, json={"model": name, "input": "x"})
+    asked = platform.post("/v1/embeddings", model=name, input="x")
     assert (asked.status_code, asked.json()["error"]["code"]) == (404, "model_not_found")
-    assert platform.replicas(story.demo_key) | platform.replicas(story.alice_key) | platform.ingress() == neighbours
+    assert platform.replicas(story.demo_key) | platform.replicas(story.alice_key) | platform.front() == neighbours
 
 
 def test_git_tells_who_asked_for_what_and_every_event_names_a_commit(story: Story) -> None:
@@ -199,7 +312,9 @@ def test_git_tells_who_asked_for_what_and_every_event_names_a_commit(story: Stor
         r"gunicorn: worker \[argus-api\]",
         r"gunicorn: master \[argus-api\]",
         r"VLLM::EngineCore",
-        r"ray::ServeReplica:argus_llm_app:argus-ingress",
+        r"ray::ServeReplica:argus_llm_app:svc-",
+        HAPROXY,
+        ROUTER,
     ],
 )
 def test_after_kill_9_of_one_process_the_models_answer_again_without_help(story: Story, victim: str) -> None:
@@ -233,7 +348,13 @@ def test_a_stopped_platform_leaves_no_process_and_starts_again_with_the_same_mod
     assert platform.process is not None
     below = descendants(platform.process.pid)
     assert below
+    name = platform.detail(story.alice, story.alice_key)["model"]["model_id"]
+    streaming = Listener(platform, name, tokens_each=900)
+    wait_until(lambda: streaming.tokens > 0, 60, lambda: str(streaming.failures))
+    threading.Thread(target=streaming.stop, daemon=True).start()
     assert platform.stop() == 0
+    streaming.stop()
+    assert (streaming.requests, streaming.failures) == (1, [])
     assert {pid for pid in below if Path(f"/proc/{pid}").exists()} == set()
     platform.start()
     platform.until(story.alice, story.alice_key, _is_running)
