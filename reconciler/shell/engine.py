@@ -9,6 +9,7 @@ import httpx
 import ray
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
+from vllm.utils.system_utils import set_ulimit
 
 from reconciler.core.wire import SECRET_HEADER
 from reconciler.shell.engine_app import fit
@@ -62,13 +63,14 @@ class ModelServer(LLMServer):
             version=self._version,
             is_healthy=lambda: not client.errored,
         )
+        set_ulimit()  # each connection is an open file, and 1024 is a common limit
         address = await self._server.start(ray.util.get_node_ip_address())
         asked = _a_request(app.state, self._llm_config.model_id)
         if asked is None:
             await self.engine.check_health()
         else:
             await _answer(address, secret, *asked)
-        # All that was made so far stays: a full collection would walk half a million objects in the middle of a stream.
+        # What was made so far stays: a full collection would walk all of torch and vLLM in the middle of a stream.
         gc.collect()
         gc.freeze()
 

@@ -85,6 +85,7 @@ class Replica:
     def __init__(self, stage: Stage, name: str, key: str, secret: str) -> None:
         self.name, self.key, self.secret = name, key, secret
         self.health = 200
+        self.dead = False
         self.seen: list[dict[str, Any]] = []
         self.checks = self.in_flight = self.left = 0
         self._stage = stage
@@ -145,6 +146,9 @@ class Replica:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
+        if self.dead:
+            await _json(send, 503, {"error": {"code": "engine_dead"}})
+            return
         self.seen.append({"path": scope["path"], "query": scope["query_string"], "headers": headers, "body": body})
         self.in_flight += 1
         work = asyncio.ensure_future(self._answer(scope, headers, body, send))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.routes import Route, RoutingTable, Target, Unavailable
@@ -90,6 +90,7 @@ class Haproxy:
         }
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(tables, st.sets(st.integers(0, 11))), min_size=1, max_size=6))
 def test_any_sequence_of_tables_ends_in_what_the_last_one_says(history: list[tuple[RoutingTable, set[int]]]) -> None:
     haproxy, slots = Haproxy(), dict[str, int]()
@@ -145,6 +146,7 @@ helds = st.builds(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(helds, tables, st.dictionaries(st.sampled_from([f"key-{key}" for key in MODELS]), st.integers(-1, SIZE)))
 def test_whatever_somebody_did_to_haproxy_is_healed(held: Held, table: RoutingTable, slots: Mapping[str, int]) -> None:
     haproxy = Haproxy({name: dict(entries) for name, entries in held.maps.items()}, dict(held.servers))
@@ -160,6 +162,7 @@ def test_whatever_somebody_did_to_haproxy_is_healed(held: Held, table: RoutingTa
     assert haproxy.servers == {place: Server(address) for place, address in want.servers.items()}
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(tables, st.sets(st.integers(0, SIZE - 1))), min_size=1, max_size=6))
 def test_a_slot_is_one_models_as_long_as_it_answers_and_never_two(
     history: list[tuple[RoutingTable, set[int]]],
