@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reconciler.errors import ArgusError, Unreachable
 from reconciler.front import files
-from reconciler.front.slots import backend, slot_of
+from reconciler.front.slots import LAST_RESORT, backend, slot_of
 from reconciler.front.sync import (
     MAPS,
     AddServer,
@@ -214,7 +214,7 @@ def _servers(text: str) -> Iterator[tuple[Place, Server]]:
     for line in lines[1:]:
         row = dict(zip(columns, line.split(" "), strict=False))
         slot = slot_of(row["be_name"])
-        if slot is None:
+        if slot is None or row["srv_name"] == LAST_RESORT:
             continue
         host = row["srv_fqdn"] if row["srv_fqdn"] != "-" else row["srv_addr"]
         address = f"[{host}]:{row['srv_port']}" if ":" in host else f"{host}:{row['srv_port']}"

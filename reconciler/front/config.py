@@ -23,7 +23,7 @@ from reconciler.core.routes import RoutingTable
 from reconciler.core.wire import COMMIT_HEADER, HEALTH_PATH, INFERENCE, KEY_HEADER, OWN_HEADERS, SECRET_HEADER
 from reconciler.errors import SettingsError
 from reconciler.front import files, slots, sync
-from reconciler.front.files import ADMIN_SOCKET, BODIES_SOCKET, DESK_SOCKET, INNER_SOCKET
+from reconciler.front.files import ADMIN_SOCKET, BODIES_SOCKET, DESK_SOCKET, INNER_SOCKET, LOST_SOCKET
 from reconciler.front.state import STATE, FrontState, load, usable
 from reconciler.settings import ServingSettings
 
@@ -53,7 +53,7 @@ its length: 64 KiB cost 30 us, 10 MiB would cost 8 ms."""
 LONG_BODY_BYTES = 48 * 1024
 """A longer body goes by way of `BODIES`; it and its headers must fit into `BUFFER_BYTES`."""
 
-HEADERS_TIMEOUT_S = 10
+HEADERS_TIMEOUT_S = 30
 BODY_TIMEOUT_S = 60
 CONNECT_TIMEOUT_S = 2
 KEEP_ALIVE_S = 60
@@ -160,6 +160,7 @@ def rendered(serving: ServingSettings, state: FrontState, connections: int) -> d
         texts[name] = "".join(f"{key} {value}\n" for key, value in entries.items())
     for status, answer in _errors(serving).items():
         texts[f"{status}.http"] = _raw(answer)
+    texts["lost.json"] = answers.lost().content().decode()
     texts["desk.http"] = _raw(answers.starting())
     return texts
 
@@ -237,6 +238,7 @@ def _models_defaults(serving: ServingSettings) -> list[str]:
         *(f"    http-request del-header {name}" for name in _DROPPED),
         *(f"    http-request del-header {beginning} -m beg" for beginning in _DROPPED_BEGINNINGS),
         f"    http-request set-header {SECRET_HEADER} %[str({sync.SECRET_KEY}),map_str({sync.SECRET_MAP})]",
+        f"    http-response set-status 503 if {{ srv_name {slots.LAST_RESORT} }}",
         f"    http-response set-var(txn.said) res.hdr({KEY_HEADER})",
         f"    http-response del-header {OWN_HEADERS} -m beg",
         "    http-response del-header server",
@@ -282,6 +284,11 @@ def _inner() -> list[str]:
         *_lead(),
         f"    use_backend lost if {{ req.hdr({RELAYED_HEADER}) -m found }}",
         f"    default_backend {DESK}",
+        "frontend lost_servers from base",
+        f"    bind unix@{LOST_SOCKET} mode 600",
+        # As 502, which is not tried again; the slot makes it 503.
+        "    http-request return status 502 content-type application/json file lost.json"
+        f" hdr Retry-After {answers.RETRY_LOST_S}",
     ]
 
 
@@ -297,11 +304,8 @@ def _lookup() -> list[str]:
 
 
 def _lead() -> list[str]:
-    """Lead a request to its model's slot. A name whose replicas are all down is lost; one unknown is the desk's."""
-    return [
-        "    use_backend %[var(txn.slot)] if named { var(txn.slot),nbsrv gt 0 }",
-        "    use_backend lost if named",
-    ]
+    """Lead a request to its model's slot."""
+    return ["    use_backend %[var(txn.slot)] if named"]
 
 
 def _own_backends() -> list[str]:
@@ -328,6 +332,8 @@ def _slots(serving: ServingSettings, want: sync.Wanted) -> Iterator[str]:
         servers.setdefault(place.slot, []).append(f"    server {place.name} {address} {options}")
     for slot in range(serving.haproxy.max_models):
         yield f"backend {slots.backend(slot)} from models"
+        # HAProxy's own 503 would be no word at all to a client whose request had begun on a used connection.
+        yield f"    server {slots.LAST_RESORT} unix@{LOST_SOCKET} backup"
         yield from servers.get(slot, ())
 
 
@@ -349,6 +355,8 @@ def _bodies(serving: ServingSettings, connections: int) -> str:
             "    use_backend inner if named",
             f"    default_backend {DESK}",
             "backend inner from base",
+            # On a connection that was used before HAProxy takes a lost answer for a race and hangs up without a word.
+            "    option http-server-close",
             f"    server inner unix@{INNER_SOCKET}",
             f"backend {DESK} from base",
             "    errorfile 503 desk.http",

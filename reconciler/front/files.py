@@ -12,6 +12,7 @@ ADMIN_SOCKET = "admin.sock"
 BODIES_SOCKET = "bodies.sock"
 DESK_SOCKET = "desk.sock"
 INNER_SOCKET = "inner.sock"
+LOST_SOCKET = "lost.sock"
 
 
 def folder(home: Path) -> Path:

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Set
 
 from reconciler.core.routes import RoutingTable
 
+LAST_RESORT = ".lost"
+"""The server that every slot has for the moment when all others are down: it says so. No replica's name."""
+
 
 def backend(slot: int) -> str:
     """Give a slot's name in HAProxy."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from reconciler.core.routes import Route, RoutingTable
 from reconciler.front import files
+from reconciler.front.slots import LAST_RESORT
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def usable(table: RoutingTable) -> tuple[RoutingTable, tuple[str, ...]]:
         keys.add(route.model_key)
         targets = []
         for target in route.targets:
-            if not NAME.match(target.name) or not is_address(target.address):
+            if target.name == LAST_RESORT or not NAME.match(target.name) or not is_address(target.address):
                 wrong.append(f"a replica of {route.model_id}: {target.name!r:.80} at {target.address!r:.80}")
             elif target.commit and not NAME.match(target.commit):
                 wrong.append(f"the commit of a replica of {route.model_id}: {target.commit!r:.80}")

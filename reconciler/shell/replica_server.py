@@ -274,12 +274,17 @@ def _config(app: App) -> uvicorn.Config:
 
 def _listen(host: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With its protocol named: asyncio's own loop sets TCP_NODELAY only then, and without it each answer waits 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, 0), family=family, backlog=BACKLOG)
+        listener.bind((host, 0))
+        listener.listen(BACKLOG)
     except OSError as error:
+        listener.close()
         raise RuntimeError(
             f"cannot listen on {host}: {error.strerror or error}; right would be an address of this node"
         ) from error
+    return listener
 
 
 def _address(listener: socket.socket) -> str:

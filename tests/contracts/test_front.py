@@ -282,6 +282,22 @@ class TestReplicasThatGo:
             assert error(answer) == (503, "replica_lost")
             assert int(answer.headers["retry-after"]) > 0
 
+    @pytest.mark.parametrize("length", [10, 200_000])
+    def test_a_request_whose_only_replica_dies_is_told_so_also_on_a_connection_that_was_used(
+        self, rig: FrontRig, stage: Stage, client: httpx.Client, length: int
+    ) -> None:
+        one = replica(stage)
+        rig.show(route(MODEL, one))
+        for _ in range(3):
+            assert ask(client, messages="x" * length).status_code == 200
+        given: list[httpx.Response] = []
+        asking = threading.Thread(target=lambda: given.append(ask(client, hold=True, messages="x" * length)))
+        asking.start()
+        wait_for(lambda: one.in_flight, "the request arrives")
+        one.kill()
+        asking.join(LIMIT_S)
+        assert error(given[0]) == (503, "replica_lost")
+
     def test_what_a_replica_says_of_a_request_is_what_the_client_gets(
         self, rig: FrontRig, stage: Stage, client: httpx.Client
     ) -> None:

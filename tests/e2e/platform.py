@@ -22,7 +22,8 @@ from tests.processes import free_port
 ROOT = Path(__file__).parents[2]
 LONGEST_START_S = 420
 LONGEST_CHANGE_S = 300
-HAPROXY = r"haproxy .*-C"
+HAPROXY = r"haproxy .*-f haproxy\.cfg"
+BODIES = r"haproxy .*-f bodies\.cfg"
 ROUTER = r"argus router"
 
 
@@ -114,8 +115,8 @@ class Platform:
         return _processes(rf"ray::ServeReplica:argus_llm_app:{re.escape(model_key)}")
 
     def front(self) -> set[int]:
-        """Give the process ids of HAProxy and its router."""
-        return self.processes(HAPROXY) | self.processes(ROUTER)
+        """Give the process ids of the front: both HAProxys and the router."""
+        return self.processes(HAPROXY) | self.processes(BODIES) | self.processes(ROUTER)
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         """Send a request to the models' port as it is."""
