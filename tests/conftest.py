@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Read by Ray when it is imported, which some tests do long before others start a Ray to connect to (`tests.processes`).
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 ORDER = ("core", "contracts", "front", "loop", "webapi", "argus", "e2e")
 TESTS = Path(__file__).parent
