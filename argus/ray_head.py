@@ -78,8 +78,9 @@ def environ(state: Path, base: Mapping[str, str]) -> dict[str, str]:
         "RAY_START_HOOK": "argus.ray_hook.without_client_server",
         # Seconds. By default a SIGTERM waits up to 30 for running work to end, and engines never end by themselves.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        # Ray's own choice, 15, has engines wait for everything else on the machine: an eighth fewer requests a second.
-        "RAY_worker_niceness": "0",
+        # Ray's own choice, 15, costs an engine an eighth of its requests a second on a busy machine. At 0 five loading
+        # engines on two cores kept the API from its connections for seconds.
+        "RAY_worker_niceness": "5",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
