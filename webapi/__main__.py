@@ -25,7 +25,7 @@ def options(settings: Settings) -> dict[str, Any]:
         # With threads this is no limit on a request but on a worker that shows no sign of life.
         "timeout": max(1, round(api.request_timeout_s)),
         "graceful_timeout": GRACEFUL_TIMEOUT_S,
-        # Longer than clients keep a connection that they do not use: who closes one first may meet a request on its way.
+        # Longer than clients keep an idle connection: the one that closes first may meet a request on its way.
         "keepalive": 75,
         "worker_tmp_dir": "/dev/shm",  # noqa: S108  the sign of life is a file's time: a busy disk must not delay it
         "control_socket_disable": True,
