@@ -1,6 +1,6 @@
 """The road to the token: bare vLLM, Ray's own OpenAI ingress, and Argus with three models loaded, on the same model.
 
-    .venv/bin/python bench/data_plane.py [--seconds 5] [--rounds 3] [--front haproxy|ray]
+    .venv/bin/python bench/data_plane.py [--seconds 5] [--rounds 3] [--clients 1 8 32 128] [--front haproxy|ray]
 
 Two phases in one go, because all engines at once would not fit a small machine: bare beside Ray's ingress, then bare
 beside Argus. In a phase both sides are measured in turn, round by round; a ratio is of medians within its phase.
@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import load
@@ -29,7 +30,7 @@ from first_chat import free_port
 
 MODEL = "bench"
 ENGINE = {"max_model_len": 1024, "max_num_seqs": 128}
-CLIENTS = (1, 8, 32, 128)
+CLIENTS = [1, 8, 32, 128]
 KINDS = {"32 tokens, streamed": (32, True), "1 token": (1, False)}
 LIMIT_S = 400
 
@@ -150,30 +151,30 @@ def argus(home: Path, logs: Path, front: str) -> Iterator[Side]:
         until(lambda: "is ready" in (logs / "argus.log").read_text(), "argus up")
         token = (home / "admin-token").read_text().strip()
 
-        def call(path: str, body: dict[str, object], who: str) -> dict[str, object]:
+        def call(method: str, path: str, who: str, body: dict[str, object] | None = None) -> Any:
             headers = {"Authorization": f"Bearer {who}"}
-            answer = httpx.post(f"http://127.0.0.1:{api}/api/v2{path}", json=body, headers=headers, timeout=30)
-            return dict(answer.raise_for_status().json())
+            url = f"http://127.0.0.1:{api}/api/v2{path}"
+            return httpx.request(method, url, json=body, headers=headers, timeout=30).raise_for_status().json()
 
-        call("/users", {"user_id": "bench"}, token)
-        user = str(call("/users/bench/tokens", {}, token)["token"])
-        specs = [{"model_id": f"m{number}", "model_source": "/private/hf/demo"} for number in range(3)]
-        names = []
-        for spec in specs:
-            made = call("/serve/models", {**spec, "engine_kwargs": ENGINE}, user)
-            names.append(str(made["model_id"]))
-        sides = [Side("Argus, three models", port, name) for name in names]
+        call("POST", "/users", token, {"user_id": "bench"})
+        user = call("POST", "/users/bench/tokens", token)["token"]
+        sides = []
+        for number in range(3):
+            spec = {"model_id": f"m{number}", "model_source": "/private/hf/demo", "engine_kwargs": ENGINE}
+            key = call("POST", "/serve/models", user, spec)["model_key"]
+            name = call("GET", f"/serve/models/{key}", user)["model"]["model_id"]
+            sides.append(Side("Argus, three models", port, name))
         until(lambda: all(answers(side) for side in sides), "three models")
         yield sides[0]
 
 
-def compare(left: Side, right: Side, rounds: int, seconds: float) -> None:
+def compare(left: Side, right: Side, numbers: list[int], rounds: int, seconds: float) -> None:
     """Measure both in turn and print the table of medians."""
     print(f"\n| clients | answer | {left.name} | {right.name} | ratio | first event: {left.name} | {right.name} |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for kind, (tokens, stream) in KINDS.items():
         contents = {side: load.request(side.port, side.model, tokens, stream=stream) for side in (left, right)}
-        for clients in CLIENTS:
+        for clients in numbers:
             for side in (left, right):
                 load.run(side.port, contents[side], clients, 1.0)
             results: dict[Side, list[load.Result]] = {left: [], right: []}
@@ -196,6 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
     parser.add_argument("--front", choices=["haproxy", "ray"], default="haproxy")
     parser.add_argument("--only", choices=["ray", "argus"], help="measure one phase")
     given = parser.parse_args()
@@ -207,10 +209,10 @@ def main() -> None:
         with bare(folder, logs) as base:
             if given.only != "argus":
                 with ray_ingress(folder, logs) as other:
-                    compare(base, other, given.rounds, given.seconds)
+                    compare(base, other, given.clients, given.rounds, given.seconds)
             if given.only != "ray":
                 with argus(logs / "home", logs, given.front) as other:
-                    compare(base, other, given.rounds, given.seconds)
+                    compare(base, other, given.clients, given.rounds, given.seconds)
 
 
 if __name__ == "__main__":

@@ -235,28 +235,10 @@ def test_nothing_that_administers_an_engine_is_within_reach(story: Story) -> Non
     assert httpx.post(url, json=body, headers={"x-argus-front": read[1].secret}, timeout=30).status_code == 200
 
 
-def test_scaling_adds_a_replica_and_keeps_the_first(story: Story) -> None:
-    platform = story.platform
-    before = platform.replicas(story.alice_key)
-    answer = story.alice.patch(f"/serve/models/{story.alice_key}", json={"num_replicas": 2})
-    assert (answer.status_code, answer.json()["state"]) == (200, "QUEUED")
-    platform.until(story.alice, story.alice_key, _is_running)
-    after = platform.replicas(story.alice_key)
-    assert before < after
-    assert len(after) == 2
-    text = platform.git("show", "main:users/alice/qwen-0.5b.yaml")
-    assert "# Alice's model, as she wrote it" in text
-    assert "# the shared folder" in text
-
-
 def test_a_changed_model_is_replaced_without_a_failed_request_or_a_cut_stream(story: Story) -> None:
     platform = story.platform
     name = platform.detail(story.alice, story.alice_key)["model"]["model_id"]
-    # Four GPUs, and four replicas of three models: a version starts beside the last one only where a GPU is free.
-    answer = story.alice.patch(f"/serve/models/{story.alice_key}", json={"num_replicas": 1})
-    assert answer.status_code == 200
-    platform.until(story.alice, story.alice_key, _is_running)
-    wait_until(lambda: len(platform.replicas(story.alice_key)) == 1, 120, lambda: "a replica is left over")
+    # Four GPUs, and three models on one each: the new version starts beside the last one on the fourth.
     before = platform.replicas(story.alice_key)
     listeners = [Listener(platform, name, tokens_each=500) for _ in range(4)]
     changed = story.alice.patch(f"/serve/models/{story.alice_key}", json={"engine_kwargs": {"max_num_seqs": 24}})
@@ -269,6 +251,20 @@ def test_a_changed_model_is_replaced_without_a_failed_request_or_a_cut_stream(st
     assert all(listener.requests > 1 for listener in listeners)
     after = platform.post("/v1/completions", model=name, prompt="Hello", max_tokens=1)
     assert after.headers["x-argus-commit"] == changed.json()["commit"]
+
+
+def test_scaling_adds_a_replica_and_keeps_the_first(story: Story) -> None:
+    platform = story.platform
+    before = platform.replicas(story.alice_key)
+    answer = story.alice.patch(f"/serve/models/{story.alice_key}", json={"num_replicas": 2})
+    assert (answer.status_code, answer.json()["state"]) == (200, "QUEUED")
+    platform.until(story.alice, story.alice_key, _is_running)
+    after = platform.replicas(story.alice_key)
+    assert before < after
+    assert len(after) == 2
+    text = platform.git("show", "main:users/alice/qwen-0.5b.yaml")
+    assert "# Alice's model, as she wrote it" in text
+    assert "# the shared folder" in text
 
 
 def test_a_broken_spec_breaks_nothing_that_runs(story: Story, tmp_path: Path) -> None:
