@@ -35,7 +35,7 @@ class Platform:
         self.api_port, self.openai_port, self.metrics_port = free_port(), free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *more: str) -> None:
         """Run `argus up` and wait until it says that it is ready."""
         flags = ["--config", str(ROOT / "dev.yaml"), "--home", str(self.home)]
         flags += ["--api-port", str(self.api_port), "--openai-port", str(self.openai_port)]
@@ -43,7 +43,7 @@ class Platform:
         environ["ARGUS_METRICS_PORT"] = str(self.metrics_port)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "argus", "up", *flags], stdout=log, stderr=subprocess.STDOUT, env=environ
+                [sys.executable, "-m", "argus", "up", *flags, *more], stdout=log, stderr=subprocess.STDOUT, env=environ
             )
         wait_until(self._is_ready, LONGEST_START_S, lambda: self.log.read_text()[-3000:])
 
