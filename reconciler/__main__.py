@@ -174,6 +174,7 @@ def rules(settings: Settings) -> Rules:
         limits=settings.limits,
         retry_delays_s=settings.reconcile.retry_delays_s,
         platform=json.dumps(llm, sort_keys=True),
+        update_strategy=settings.serving.update_strategy,
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from reconciler.core import progress, requests, routing
+from reconciler.core import progress, requests, room, routing
 from reconciler.core.desired import Wanted, desired, must_be_located, pinned, source
 from reconciler.core.entities import (
     ChangeKind,
@@ -26,18 +26,19 @@ from reconciler.core.entities import (
 )
 from reconciler.core.plan import differs, plan
 from reconciler.ports import Advance, Front, Ledger, ModelFolders, PlatformStatus, Runtime, Source
-from reconciler.spec import Limits, ServingSpec, SpecRejected, parse
+from reconciler.spec import Limits, ServingSpec, SpecRejected, UpdateStrategy, parse
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the configuration decides: bounds of specs, the table of delays, what goes into every engine."""
+    """What the configuration decides: bounds of specs, the table of delays, what goes into every engine, updates."""
 
     limits: Limits
     retry_delays_s: tuple[float, ...]
     platform: str
+    update_strategy: UpdateStrategy = "auto"
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class Reconciler:
     rules: Rules
     clock: Callable[[], datetime]
     _parsed: dict[tuple[str, str, str], ServingSpec | SpecRejected] = field(default_factory=dict)
+    _others_gpus: float | None = None
 
     def reconcile_once(self) -> progress.Progress:
         """Bring what runs one step closer to what the repository wants, write down what happened, and give it.
@@ -68,7 +70,9 @@ class Reconciler:
 
         have = progress.observed(known.records, seen, now, self.rules.retry_delays_s)
         want = desired(reading.tree, _by_key(reading.tree, specs), have.records)
-        records = progress.committed(have.records, want, _deletions(changes))
+        records = progress.committed(have.records, want, _deletions(changes), now)
+        self._others_gpus = room.others(seen.cluster, records.values(), self._others_gpus)
+        load_times = known.load_times.after(have.loads)
         decided = plan(
             wanted=want,
             folders=self._locate(want, records, now),
@@ -76,10 +80,14 @@ class Reconciler:
             cluster=seen.cluster,
             now=now,
             platform=self.rules.platform,
+            update_strategy=self.rules.update_strategy,
+            others_gpus=self._others_gpus,
+            deployments=seen.deployments,
+            load_times=load_times,
         )
         outcome = progress.decided(records, decided, now, self.rules.retry_delays_s)
         # Before anything is taken from Serve: a removed model's name is unknown while its last answers still end.
-        self.front.show(routing.names(outcome.records.values()))
+        self.front.show(routing.names(outcome.records.values(), now))
         if differs(decided.app, seen):
             self.runtime.apply(decided.app)
 
@@ -93,6 +101,7 @@ class Reconciler:
                 events=events,
                 users=reading.tree.users,
                 status=_status(seen, reading.tree.revision, now),
+                load_times=load_times if have.loads else None,
             ),
         )
         for event in events:

@@ -20,6 +20,7 @@ from reconciler.core.entities import (
     Tree,
     Unusable,
 )
+from reconciler.core.estimates import LoadTimes
 from reconciler.core.routes import Name, RoutingTable
 from reconciler.spec import HubSource, LocalSource
 
@@ -85,6 +86,7 @@ class LedgerState:
     base: int
     revision: str | None
     records: Mapping[str, Record]
+    load_times: LoadTimes = field(default_factory=LoadTimes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +104,17 @@ class PlatformStatus:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What one pass learnt: the records that changed, the events in order, and where the branch was."""
+    """What one pass learnt: the records that changed, the events in order, and where the branch was.
+
+    `load_times` takes the place of what was kept of loads; None leaves that as it is.
+    """
 
     revision: str | None
     records: Sequence[Record] = ()
     events: Sequence[Event] = ()
     users: frozenset[str] = frozenset()
     status: PlatformStatus | None = field(default=None)
+    load_times: LoadTimes | None = None
 
 
 class Ledger(Protocol):

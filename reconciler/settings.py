@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reconciler.errors import SettingsError
-from reconciler.spec import Limits
+from reconciler.spec import Limits, UpdateStrategy
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
@@ -118,6 +118,7 @@ class ServingSettings(_Section):
     ingress_replicas: Annotated[int, Field(ge=1, le=64)] = 1
     max_replicas: Annotated[int, Field(ge=1, le=10_000)] = 64
     max_gpus_per_replica: Annotated[int, Field(ge=1, le=1024)] = 64
+    update_strategy: UpdateStrategy = "auto"
     llm: LlmSettings = LlmSettings()
 
 

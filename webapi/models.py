@@ -5,12 +5,14 @@ Another user's model does not exist for anybody but the admin: 404, in the same 
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+from reconciler.core import room
 from reconciler.core.entities import SpecFile, State
 from reconciler.names import spec_path
-from reconciler.spec import LocalSource, ServingSpec, SpecRejected, parse, source_of
+from reconciler.spec import LocalSource, Problem, ServingSpec, SpecRejected, parse, source_of
 from webapi import changes, openapi, paging, reading, schemas, views
 from webapi.auth import caller, require_admin
 from webapi.bodies import read_json, read_spec
@@ -57,6 +59,7 @@ def write_model(query: schemas.OwnerQuery, header: schemas.CreateHeader) -> tupl
     def change(before: bytes | None) -> bytes:
         if create_only and before is not None:
             raise Conflict("the model exists already, and If-None-Match: * asks to create only", field="model_id")
+        _refuse_what_can_never_fit(platform, spec, before, owner)
         return body
 
     def subject(before: bytes | None, _after: bytes | None) -> str:
@@ -80,7 +83,8 @@ def list_models(query: schemas.ModelsQuery) -> dict[str, Any]:
         found = []  # the admin owns none
     page = paging.page(found, _sorting_key, limit=query.limit, cursor=query.cursor)
     url = platform.settings.openai_base_url
-    items = [views.serving_model(reading.with_spec(platform, model), url) for model in page.items]
+    now = datetime.now(UTC)
+    items = [views.serving_model(reading.with_spec(platform, model), url, now) for model in page.items]
     answer = schemas.ModelList(items=items, openai_base_url=url, next_cursor=page.next_cursor)
     return answer.model_dump(mode="json")
 
@@ -97,7 +101,15 @@ def read_model(path: schemas.ModelPath) -> dict[str, Any]:
     if model is None or not caller().may_see(model.identity.user_id):
         raise _no_such_model()
     events = [event for _, event in platform.reader.recent_events(path.model_key, MOST_EVENTS)]
-    detail = views.detail(model, events, platform.reader.status(), platform.settings.openai_base_url)
+    settings = platform.settings
+    detail = views.detail(
+        model,
+        events,
+        platform.reader.status(),
+        settings.openai_base_url,
+        datetime.now(UTC),
+        update_strategy=settings.serving.update_strategy,
+    )
     return detail.model_dump(mode="json")
 
 
@@ -108,18 +120,22 @@ def read_model(path: schemas.ModelPath) -> dict[str, Any]:
     responses=openapi.answers(_OK, schemas.ModelWritten, *_SPEC_PROBLEMS),
 )
 def patch_model(path: schemas.ModelPath) -> dict[str, Any]:
-    """Change replicas, GPUs or engine arguments (a JSON merge patch). The file's comments and order are kept."""
+    """Change replicas, GPUs, engine arguments or how updates go (a JSON merge patch). Comments and order are kept."""
     platform = parts()
     file = _own_file(platform, path.model_key)
     patch = read_json(schemas.SpecPatch).model_dump(exclude_unset=True)
     if not patch:
-        raise Invalid("the body names nothing to change; give num_replicas, gpus_per_replica or engine_kwargs")
+        fields = "num_replicas, gpus_per_replica, engine_kwargs or update_strategy"
+        raise Invalid(f"the body names nothing to change; give {fields}")
     identity, limits = file.identity, platform.settings.limits
 
     def change(before: bytes | None) -> bytes:
         if before is None:
             raise _no_such_model()
-        return changes.patched_spec(before, patch, owner=identity.user_id, limits=limits, suffix=identity.suffix)
+        after = changes.patched_spec(before, patch, owner=identity.user_id, limits=limits, suffix=identity.suffix)
+        spec = _accepted(parse(after, owner=identity.user_id, limits=limits, suffix=identity.suffix))
+        _refuse_what_can_never_fit(platform, spec, before, identity.user_id)
+        return after
 
     subject = changes.subject_of(patch, identity.suffix)
     written = platform.store.write(
@@ -210,6 +226,23 @@ def _refuse_links_out(platform: Parts, spec: ServingSpec, owner: str) -> None:
     source = source_of(spec.model_source, owner)
     if isinstance(source, LocalSource) and (why := platform.folders.leads_out(source, owner)):
         raise Forbidden(why, field="model_source")
+
+
+def _refuse_what_can_never_fit(platform: Parts, spec: ServingSpec, before: bytes | None, owner: str) -> None:
+    """Refuse a spec that asks for more GPUs than the whole cluster had when it was last seen. Raises SpecRefused.
+
+    A file that asked for as much before may be changed in other ways: the cluster may have become smaller since.
+    """
+    status = platform.reader.status()
+    needed = spec.num_replicas * spec.gpus_per_replica
+    if status is None or not room.too_big(needed, status.total_gpus):
+        return
+    present = parse(before, owner=owner, limits=platform.settings.limits) if before is not None else None
+    if isinstance(present, ServingSpec) and needed <= present.num_replicas * present.gpus_per_replica:
+        return
+    field = "gpus_per_replica" if spec.gpus_per_replica > status.total_gpus else "num_replicas"
+    why = room.why_too_big(spec.num_replicas, spec.gpus_per_replica, status.total_gpus)
+    raise SpecRefused(SpecRejected(Problem.UNPROCESSABLE, f"the model {why}", field))
 
 
 def _sorting_key(model: views.Model) -> paging.SortingKey:

@@ -6,12 +6,13 @@ Times are UTC, ISO 8601 with `Z`. Requests refuse members that they do not know.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from reconciler.core.entities import EventType, Health, State, WrittenBy
 from reconciler.names import USER_ID_PATTERN, USER_ID_RULE
+from reconciler.spec import UpdateStrategy
 from webapi.paging import DEFAULT_LIMIT, LARGEST_LIMIT
 
 
@@ -65,6 +66,24 @@ class Endpoint(_Answer):
     model: str
 
 
+class ModelProgress(_Answer):
+    """How far a model is on its way to what is wanted of it: what it waits for, or how far it has loaded."""
+
+    phase: Literal["waiting", "scheduling", "loading", "warming_up"] | None = Field(
+        description="waiting: for room. scheduling: its replicas are being placed. Null where nobody can tell."
+    )
+    since: UtcTime | None = Field(description="When this start or this wait began.")
+    elapsed_s: int | None = Field(description="Seconds since then.")
+    estimated_s: int | None = Field(
+        description="How long a start of this source takes, in seconds: the median of earlier ones. Null before one."
+    )
+    position: int | None = Field(
+        description="While it waits: its place in line, from 1. Null where no place helps: the cluster is too small."
+    )
+    needs_gpus: int | None = Field(description="While it waits: the GPUs that it needs beyond what it holds.")
+    free_gpus: int | None = Field(description="While it waits: the GPUs that nobody holds.")
+
+
 class ServingModel(_Answer):
     """A model: what git wants of it, and what was done and seen. Null where no version of its file was ever valid."""
 
@@ -84,6 +103,7 @@ class ServingModel(_Answer):
     updated_at: UtcTime
     commit: str = Field(description="The commit that is wanted.", examples=[_SHA_EXAMPLE])
     serving_commit: str | None = Field(description="The commit that answers requests; null while none does.")
+    progress: ModelProgress | None = Field(description="Null where the model is as it is wanted, or has failed.")
 
 
 class ModelList(_Answer):
@@ -157,6 +177,10 @@ class SpecPatch(_Request):
         default=None,
         description="Null removes an argument, or all of them.",
         json_schema_extra={"example": {"seed": 7}},
+    )
+    update_strategy: UpdateStrategy | None = Field(
+        default=None,
+        description="How the next update goes. Null: as the platform has it. Changing it restarts nothing.",
     )
 
 

@@ -72,6 +72,7 @@ def _facts(spec: ServingSpec) -> dict[str, Any]:
         "model_source": spec.model_source,
         "num_replicas": spec.num_replicas,
         "gpus_per_replica": spec.gpus_per_replica,
+        "update_strategy": spec.update_strategy,
         "engine_kwargs": given(spec.engine_kwargs),
     }
 

@@ -168,6 +168,14 @@ routes = Table(
 )
 """The routing table that fronts work from, as JSON."""
 
+load_times = Table(
+    "load_times",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("document", Text, nullable=False),
+)
+"""How long models took to load (`core.estimates.LoadTimes`), as JSON."""
+
 ONLY = 1
 """The id of the one row of a table that has a single one."""
 
@@ -180,7 +188,11 @@ def _add_routes(connection: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_add_routes,)
+def _add_load_times(connection: Connection) -> None:
+    connection.execute(text("CREATE TABLE load_times (id INTEGER NOT NULL PRIMARY KEY, document TEXT NOT NULL)"))
+
+
+MIGRATIONS: tuple[Migration, ...] = (_add_routes, _add_load_times)
 """In order. The first leads from version 1 to version 2."""
 
 
