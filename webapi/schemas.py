@@ -6,7 +6,7 @@ Times are UTC, ISO 8601 with `Z`. Requests refuse members that they do not know.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
@@ -276,6 +276,19 @@ class ModelsQuery(PageQuery):
     all: bool = Field(default=False, description="Everybody's models. Admin only.")
     user_id: str | None = Field(
         default=None, description="This user's models: anybody's for the admin, else only one's own."
+    )
+
+
+class LogsQuery(_Request):
+    """Which lines of a log, and in which form."""
+
+    follow: bool = Field(default=False, description="Go on with further lines as they come.")
+    tail: int = Field(default=200, ge=0, le=2000, description="The most lines to begin with.")
+    after: int | None = Field(
+        default=None, ge=0, le=2**53, description="Begin after the line of this number instead of with the newest."
+    )
+    format: Literal["text", "ndjson"] | None = Field(
+        default=None, description="Beats the Accept header. Default: text."
     )
 
 
