@@ -89,11 +89,11 @@ def read_logs(path: schemas.ModelPath, query: schemas.LogsQuery) -> Response:
     if model is None or not caller().may_see(model.identity.user_id):
         raise NotFound("there is no such model among yours")
     write, mimetype = (_as_json, LINES) if _wants_json_lines(query) else (_as_text, TEXT)
-    number = query.after
-    if number is None:
-        first = platform.engine_log.tail(path.model_key, query.tail)
+    if query.after is None:
+        newest = platform.engine_log.tail(path.model_key, max(query.tail, 1))
+        number, first = newest[-1].number if newest else 0, newest if query.tail else []
     else:
-        first = platform.engine_log.after(path.model_key, number, query.tail)
+        number, first = query.after, platform.engine_log.after(path.model_key, query.after, query.tail)
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "X-Accel-Buffering": "no"}
     if not query.follow:
         return Response("".join(map(write, first)), mimetype=mimetype, headers=headers)
@@ -101,9 +101,7 @@ def read_logs(path: schemas.ModelPath, query: schemas.LogsQuery) -> Response:
     if not slots.acquire(blocking=False):
         raise Busy("as many clients as this process allows are following logs already; try again")
     stopping: Callable[[], bool] = current_app.extensions.get(_STOPPING, bool)
-    lines = _follow(
-        platform, path.model_key, first, number or 0, is_gone=_is_gone(request.environ), is_stopping=stopping
-    )
+    lines = _follow(platform, path.model_key, first, number, is_gone=_is_gone(request.environ), is_stopping=stopping)
     response = Response(("".join(map(write, some)) or "\n" for some in lines), mimetype=mimetype, headers=headers)
     response.call_on_close(slots.release)
     return response

@@ -1,8 +1,9 @@
 """What an engine prints, on the node that it runs on.
 
 Ray gives each worker process files for its standard output and error, and the engine's own processes inherit them. So
-nothing stands between an engine and its log: a replica says which files are its own and from where on (`ReplicaOutput`),
-and an actor on the same node reads them when the reconciler asks (`LogReader`), also after the replica has died.
+nothing stands between an engine and its log: a replica says which files are its own, and from where on
+(`ReplicaOutput`), and an actor on the same node reads them when the reconciler asks (`LogReader`), also after the
+replica has died.
 
 Both run on nodes: this module is sent to the cluster by value.
 """
