@@ -16,6 +16,7 @@ LONGEST = 1500
 """Characters of an explanation."""
 
 _LONGEST_CAUSE = 1200
+_LONGEST_RAISED = 8000  # vLLM lists 300 architectures where it does not know one; searching is quadratic at its worst
 _MOST_LINES = 8
 _LAST_LINES = 3
 
@@ -28,7 +29,7 @@ _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*(?:[A-Za-z_]\w*(?:Error|Exception)|
 _LAST_WORDS = re.compile(
     r"terminate called|what\(\):|bad_alloc|Segmentation fault|Bus error|out of memory|^Killed\b", re.I
 )
-_DIED = re.compile(r"died unexpectedly \(exit code: -(\d+)\)|Failed core proc\(s\): \{[^}]*: -(\d+)")
+_DIED = re.compile(r"died unexpectedly \(exit code: -(\d+)\)|Failed core proc\(s\): \{[^{}]{0,200}: -(\d+)")
 
 # They say that something else went wrong.
 _POINTS_ELSEWHERE = re.compile(
@@ -66,6 +67,7 @@ def explain(raised: str, printed: Sequence[str], *, kernel_killed: bool = False)
         printed: The lines of the engine's processes.
         kernel_killed: Whether the kernel has killed processes of this node for want of memory since the start.
     """
+    raised = raised[:_LONGEST_RAISED]
     lines = [_parted(line) for line in printed]
     signal = _signal(raised, printed, kernel_killed=kernel_killed)
     if signal:
