@@ -112,8 +112,15 @@ def _as_file(descriptor: int) -> str:
     Ray may be told to keep no file (RAY_LOG_TO_STDERR) or one that rotates behind a pipe. Then the descriptor gets a
     file of ours, and a thread passes on what is written there: an engine never waits for whoever reads it.
     """
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        return _file_of_ours(descriptor)
+    except OSError:  # no descriptor, or no room on the disk: an engine starts without a log too
+        return os.devnull
+
+
+def _file_of_ours(descriptor: int) -> str:
     passed_on = os.dup(descriptor)
     ours, path = tempfile.mkstemp(prefix=_OURS, suffix=".log")
     os.set_inheritable(passed_on, False)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import ray
+from ray.exceptions import ActorUnschedulableError
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -116,7 +117,7 @@ class LogCollector:
         self._look_for_sources()
         if time.monotonic() >= self._next_housekeeping:
             self._next_housekeeping = time.monotonic() + HOUSEKEEPING_S
-            self._kept.forget_old(datetime.now(UTC) - KEPT)
+            self._kept.forget_old(datetime.now(UTC) - KEPT, spare=self._sources)
         said = self._read()
         batches = [batch for source, alive, outputs in said if (batch := _batch(source, outputs, is_all=not alive))]
         if batches:
@@ -192,7 +193,7 @@ class LogCollector:
         self._readers.pop(node, None)
         self._away[node] = time.monotonic() + AWAY_S
         log.info("the engines' logs on node %s cannot be read: %.300s", node[:12], error)
-        if node not in {str(each["NodeID"]) for each in ray.nodes() if each["Alive"]}:
+        if isinstance(error, ActorUnschedulableError):  # the node is gone, and with it its files
             for source in [source for source in self._sources.values() if source.node == node]:
                 self._let_go(source)
 

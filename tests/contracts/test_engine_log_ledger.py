@@ -122,8 +122,11 @@ def test_models_that_are_gone_are_forgotten_after_a_while_and_others_never(engin
     log.append([batch(["old"], None, "4", key=key) for key in keys], NOON)
     log.forget_old(NOON)
     assert [texts(log, key=key) for key in keys] == [["old"]] * 3
-    log.forget_old(NOON + timedelta(seconds=1))
+    log.forget_old(NOON + timedelta(seconds=1), spare={f"{KEY}/r1"})
     assert [texts(log, key=key) for key in keys] == [["old"], [], []]
+    assert log.positions() == {f"{KEY}/r1": "4"}
+    log.forget_old(NOON + timedelta(seconds=1))
+    assert texts(log) == ["old"]
     assert log.positions() == {}
 
 

@@ -7,7 +7,7 @@ written in one transaction with its lines, so that no line is kept twice or lost
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -73,14 +73,21 @@ class EngineLog:
         with writing(self._engine) as connection:
             connection.execute(delete(engine_log_sources).where(engine_log_sources.c.source == source))
 
-    def forget_old(self, before: datetime) -> None:
-        """Drop what was said before that time by models that are gone, and sources that said nothing since."""
+    def forget_old(self, before: datetime, *, spare: Container[str] = ()) -> None:
+        """Drop what was said before that time by models that are gone, and sources that said nothing since.
+
+        Sources in `spare` are still there, however quiet they are.
+        """
         living = select(models.c.model_key).where(models.c.state != State.DELETED.value)
+        sources = engine_log_sources.c
         with writing(self._engine) as connection:
             connection.execute(
                 delete(engine_log).where(engine_log.c.created_at < before, engine_log.c.model_key.not_in(living))
             )
-            connection.execute(delete(engine_log_sources).where(engine_log_sources.c.moved_at < before))
+            quiet = connection.execute(select(sources.source).where(sources.moved_at < before)).scalars().all()
+            for source in quiet:
+                if source not in spare:
+                    connection.execute(delete(engine_log_sources).where(sources.source == source))
 
     def tail(self, model_key: str, limit: int) -> list[Line]:
         """Give a model's newest lines, at most `limit`, oldest first."""
