@@ -11,6 +11,7 @@ import json
 import logging
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +41,8 @@ STATE_S = 5.0
 """How often it is asked whether the model is still there."""
 
 SIGN_OF_LIFE_S = 15.0
+
+WRITE_LIMIT_S = 30
 
 MOST_AT_ONCE = 500
 _SLOTS = "argus-log-followers"
@@ -125,6 +128,8 @@ def _follow(
     is_deleted = False
     while not is_gone() and not is_stopping():
         now = time.monotonic()
+        if now - began >= platform.settings.api.log_follow_s:
+            return
         try:
             if now >= next_look_at_state:
                 is_deleted = _is_deleted(platform, model_key)
@@ -136,10 +141,11 @@ def _follow(
         if lines:
             number, last_said = lines[-1].number, now
             yield lines
-            continue
-        if is_deleted or now - began >= platform.settings.api.log_follow_s:
+            if len(lines) == MOST_AT_ONCE:
+                continue
+        elif is_deleted:
             return
-        if now - last_said >= SIGN_OF_LIFE_S:
+        elif now - last_said >= SIGN_OF_LIFE_S:
             last_said = now
             yield []
         pause.wait(min(LOOK_S, platform.settings.api.log_follow_s))
@@ -174,6 +180,8 @@ def _is_gone(environ: Mapping[str, Any]) -> Callable[[], bool]:
     connection: socket.socket | None = environ.get("gunicorn.socket")
     if connection is None:
         return bool
+    # A client that is there and does not read would hold a thread for as long as it likes.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", WRITE_LIMIT_S, 0))
 
     def is_gone() -> bool:
         try:

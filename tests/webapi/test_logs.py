@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -123,11 +124,11 @@ class Following:
         headers = {"Authorization": f"Bearer {api.token('alice')}"}
         path = f"{MODELS}/{key}/logs?follow=true&format=ndjson{query}"
         self.answer = api.app.test_client().get(path, headers=headers, environ_overrides=environ or {})
-        self._parts = cast("Iterator[bytes]", iter(self.answer.response))
+        self.parts = cast("Iterator[bytes]", iter(self.answer.response))
 
     def next(self) -> list[str]:
         """Give the texts of the next part; [] is a sign of life. Raises StopIteration at the end."""
-        part = next(self._parts)
+        part = next(self.parts)
         return [json.loads(line)["text"] for line in part.decode().splitlines() if line]
 
     def close(self) -> None:
@@ -160,6 +161,15 @@ def test_following_ends_in_time_by_itself(api: Api) -> None:
     assert show(api, api.created("model_id: b\nmodel_source: $HOME/common/hf/demo\n"), "?follow=true").text == "\n"
 
 
+def test_following_ends_in_time_however_much_is_said(api: Api) -> None:
+    key = api.created()
+    following = Following(followed(api, log_follow_s=0.2), key)
+    for _ in following.parts:
+        say(api, key, "more")
+    assert len(api.parts.engine_log.tail(key, 10)) > 1
+    following.close()
+
+
 def test_following_a_deleted_model_ends_with_its_last_line(api: Api) -> None:
     api = followed(api, **LONG)
     key = api.created()
@@ -182,6 +192,8 @@ def test_following_ends_when_the_client_has_gone(api: Api) -> None:
     with ours:
         following = Following(api, key, environ={"gunicorn.socket": ours})
         assert following.next() == []
+        # Nor does one stay that is there and does not read.
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16) == struct.pack("ll", logs.WRITE_LIMIT_S, 0)
         say(api, key, "one")
         assert following.next() == ["one"]
         theirs.close()
