@@ -101,6 +101,9 @@ class LogCollector:
             try:
                 if self._is_wanted():
                     self.collect()
+                else:
+                    self._positions = None  # another one moves them now
+                    self._readers.clear()
                 self._trouble = ""
             except Exception as error:  # whatever Ray or the ledger can end with: the next round may not
                 pause = AWAY_S
