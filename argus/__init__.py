@@ -11,6 +11,7 @@ are met only through their commands and over HTTP. Nobody imports this package.
     home            the state folder: its layout, its lock, the notes in run/
     commands        how the API, the reconciler and the demo model's building are started
     demo, client    the demo model through the API, as any user would do it
+    remote          commands that speak to an API anywhere: server, token, model; `logs` is one of them
     waiting         waiting for something while looking after signals and children
     console, ready  progress lines, and what is said in the end
 """

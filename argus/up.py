@@ -22,6 +22,7 @@ from argus.console import Console
 from argus.demo import Demo
 from argus.errors import Stopped, UpFailed
 from argus.ready import Ready
+from argus.remote import api_url
 from argus.supervisor import Command, Death, Service, Supervisor, tail
 from argus.waiting import Waiting
 from reconciler.errors import ArgusError
@@ -261,12 +262,7 @@ class Platform:
 
     @property
     def _api_url(self) -> str:
-        host = self._settings.api.host
-        if host in {"0.0.0.0", "::"}:  # noqa: S104  compared, not bound
-            host = "127.0.0.1"
-        return (
-            f"http://[{host}]:{self._settings.api.port}" if ":" in host else f"http://{host}:{self._settings.api.port}"
-        )
+        return api_url(self._settings)
 
     def _fail(self, problem: str, name: str) -> NoReturn:
         log = self._children.log_path(name)

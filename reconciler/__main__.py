@@ -23,7 +23,7 @@ from reconciler.front import config as front
 from reconciler.loop import Reconciler, Rules
 from reconciler.settings import Settings
 from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import SqlBoard, SqlLedger
+from reconciler.shell.ledger import EngineLog, SqlBoard, SqlLedger
 from reconciler.shell.ledger.engine import open_engine
 from reconciler.shell.publisher import Publisher, Publishing
 from reconciler.shell.source import GitSource
@@ -32,6 +32,7 @@ from reconciler.shell.watch import Watch
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from reconciler.shell.log_collector import LogCollector
     from reconciler.shell.replicas import ReplicaWatch
     from reconciler.shell.serve import FrontKind, ServeRuntime
 
@@ -151,6 +152,8 @@ def main(settings: Settings) -> int:
     runner = Runner(reconciler, settings.reconcile.interval_s)
     watch = Watch(ledger, settings.spec_repo_url, settings.spec_repo.branch)
     runner.start()
+    collector = _collector(engine)
+    collector.start()
     log.info("reconciling every %g s", settings.reconcile.interval_s)
     while not stop.wait(WATCH_EVERY_S) and not runner.stopping.is_set():
         try:
@@ -161,6 +164,7 @@ def main(settings: Settings) -> int:
     runner.stop()
     if runner.exit_status == RESTART_ME:
         _leave()
+    collector.close()
     replicas.close()
     runtime.close()
     log.info("stopped")
@@ -235,6 +239,12 @@ def _runtime(settings: Settings, kind: FrontKind, publisher: Publisher) -> tuple
         follow=watch.follow,
     )
     return runtime, watch
+
+
+def _collector(engine: Engine) -> LogCollector:
+    from reconciler.shell.log_collector import LogCollector  # noqa: PLC0415  Ray takes seconds, as in `_runtime`
+
+    return LogCollector(EngineLog(engine))
 
 
 def _connect(runtime: ServeRuntime, stop: threading.Event) -> bool:

@@ -35,6 +35,8 @@ class ApiSettings(_Section):
     request_timeout_s: Seconds = 30
     max_body_bytes: Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)] = 256 * 1024
     token_ttl_days: Annotated[int, Field(ge=1, le=3650)] = 365
+    log_followers: Annotated[int, Field(ge=1, le=255)] = 4
+    log_follow_s: Seconds = 900
 
 
 class PathSettings(_Section):

@@ -11,9 +11,9 @@ from flask import Flask, Response, g, request
 from reconciler.settings import Settings
 from reconciler.shell.admin_token import admin_token
 from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, LedgerReader, SqlLedger, open_ledger
+from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, open_ledger
 from reconciler.shell.source import GitSource
-from webapi import auth, openapi, parts, problems
+from webapi import auth, logs, openapi, parts, problems
 from webapi.docs import docs
 from webapi.health import health
 from webapi.models import models
@@ -36,6 +36,7 @@ def create_app(settings: Settings) -> Flask:
             reader=LedgerReader(engine),
             accounts=Accounts(engine),
             ledger=SqlLedger(engine),
+            engine_log=EngineLog(engine),
             admin_token=admin_token(settings),
         )
     )
@@ -50,8 +51,9 @@ def assemble(platform: Parts) -> Flask:
     problems.install(app)
     app.before_request(_start_clock)
     auth.install(app)
+    logs.install(app, _log_followers(platform.settings))
     app.after_request(_write_log)
-    for api in (health, users, models, status):
+    for api in (health, users, models, logs.logs, status):
         app.register_api(api)
     app.register_blueprint(docs)
     return app
@@ -67,6 +69,11 @@ def _write_log(response: Response) -> Response:
     took_ms = (time.monotonic() - g.began) * 1000 if "began" in g else 0.0
     log.info("%s %s %d %.1f ms %s", request.method, rule, response.status_code, took_ms, auth.caller_name())
     return response
+
+
+def _log_followers(settings: Settings) -> int:
+    """Leave half of the threads to requests that end by themselves."""
+    return min(settings.api.log_followers, max(1, settings.api.threads // 2))
 
 
 def _version() -> str:

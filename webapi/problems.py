@@ -100,6 +100,14 @@ class UnsupportedMediaType(RequestProblem):
     code = "unsupported_media_type"
 
 
+class Busy(RequestProblem):
+    """503: as much of this is going on as this process allows. It is no fault of the request's."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "busy"
+    headers = {"Retry-After": "10"}  # noqa: RUF012  read only, as in the base
+
+
 class SpecRefused(RequestProblem):
     """400, 403 or 422: the spec in the body cannot be accepted, and why."""
 

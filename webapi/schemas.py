@@ -303,6 +303,19 @@ class ModelsQuery(PageQuery):
     )
 
 
+class LogsQuery(_Request):
+    """Which lines of a log, and in which form."""
+
+    follow: bool = Field(default=False, description="Go on with further lines as they come.")
+    tail: int = Field(default=200, ge=0, le=2000, description="The most lines to begin with.")
+    after: int | None = Field(
+        default=None, ge=0, le=2**53, description="Begin after the line of this number instead of with the newest."
+    )
+    format: Literal["text", "ndjson"] | None = Field(
+        default=None, description="Beats the Accept header. Default: text."
+    )
+
+
 class OwnerQuery(_Request):
     """For whom a model is written."""
 

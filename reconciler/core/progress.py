@@ -28,6 +28,7 @@ from reconciler.core.estimates import Load, measured
 from reconciler.core.plan import Action, Hold, Idle, Keep, Plan, Refuse, Remove, Scale, Settle, Start, Wait
 from reconciler.core.retry import next_failure
 from reconciler.core.room import is_changing
+from reconciler.core.root_cause import told
 from reconciler.spec import ServingSpec, SpecRejected
 
 LONGEST_SUMMARY = 2000
@@ -115,7 +116,7 @@ def _observe(
     if seen is None or seen.version != applied.version:
         return _lost(record, "Serve does not hold the model; it is being started again", now)
     if seen.health is Health.FAILED:
-        message = seen.message[:LONGEST_SUMMARY] or "the engine did not start; Serve gives no reason"
+        message = told(seen.message)[:LONGEST_SUMMARY] or "the engine did not start; Serve gives no reason"
         failure = next_failure(record.failure, applied.version, message, now, delays_s)
         return _failed(record, applied, commit, failure, now)
     if seen.health is Health.HEALTHY and seen.running >= applied.num_replicas:

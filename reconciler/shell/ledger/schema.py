@@ -175,6 +175,26 @@ load_times = Table(
     Column("document", Text, nullable=False),
 )
 """How long models took to load (`core.estimates.LoadTimes`), as JSON."""
+engine_log = Table(
+    "engine_log",
+    metadata,
+    Column("model_key", Name, primary_key=True),
+    Column("last", BigInteger, primary_key=True, autoincrement=False),
+    Column("lines", Integer, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("document", Text, nullable=False),
+)
+"""What a model's engines printed: one row for what was read at a time, with the number of its last line."""
+
+engine_log_sources = Table(
+    "engine_log_sources",
+    metadata,
+    Column("source", Name, primary_key=True),
+    Column("position", Name, nullable=False),
+    Column("moved_at", UtcTime, nullable=False),
+)
+"""How far the output of each replica has been read into `engine_log`."""
 
 ONLY = 1
 """The id of the one row of a table that has a single one."""
@@ -192,7 +212,25 @@ def _add_load_times(connection: Connection) -> None:
     connection.execute(text("CREATE TABLE load_times (id INTEGER NOT NULL PRIMARY KEY, document TEXT NOT NULL)"))
 
 
-MIGRATIONS: tuple[Migration, ...] = (_add_routes, _add_load_times)
+def _add_engine_log(connection: Connection) -> None:
+    collate = ' COLLATE "C"' if connection.dialect.name == "postgresql" else ""
+    moment = "TIMESTAMP WITHOUT TIME ZONE" if connection.dialect.name == "postgresql" else "DATETIME"
+    connection.execute(
+        text(
+            f"CREATE TABLE engine_log (model_key VARCHAR{collate} NOT NULL, last BIGINT NOT NULL, "
+            f"lines INTEGER NOT NULL, bytes INTEGER NOT NULL, created_at {moment} NOT NULL, document TEXT NOT NULL, "
+            "PRIMARY KEY (model_key, last))"
+        )
+    )
+    connection.execute(
+        text(
+            f"CREATE TABLE engine_log_sources (source VARCHAR{collate} NOT NULL, position VARCHAR{collate} NOT NULL, "
+            f"moved_at {moment} NOT NULL, PRIMARY KEY (source))"
+        )
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_add_routes, _add_load_times, _add_engine_log)
 """In order. The first leads from version 1 to version 2."""
 
 
