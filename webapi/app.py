@@ -28,12 +28,13 @@ log = logging.getLogger("webapi")
 def create_app(settings: Settings) -> Flask:
     """Make the API as `settings` say. Raises SettingsError, LedgerUnreachable, SourceUnreachable."""
     engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s)
+    reader = LedgerReader(engine)
     return assemble(
         Parts(
             settings=settings,
-            store=SpecStore(GitSource.from_settings(settings)),
+            store=SpecStore(GitSource.from_settings(settings), reader),
             folders=DiskModelFolders(settings.private_root),
-            reader=LedgerReader(engine),
+            reader=reader,
             accounts=Accounts(engine),
             ledger=SqlLedger(engine),
             admin_token=admin_token(settings),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from reconciler.core.entities import Event, Record, State
+from reconciler.core.identity import Carried
 from reconciler.errors import LedgerUnreachable, Moved
 from reconciler.ports import Advance, LedgerState, PlatformStatus
 
@@ -20,6 +21,7 @@ class MemoryLedger:
         self.events: list[Event] = []
         self.users: set[str] = set()
         self.status: PlatformStatus | None = None
+        self.carried: Carried | None = None
         self.down = False
         self._nudges = 0
 
@@ -27,20 +29,21 @@ class MemoryLedger:
         """Keep `ports.Ledger.load`."""
         self._reach()
         living = {key: record for key, record in self.records.items() if record.state is not State.DELETED}
-        return LedgerState(self.base, self.revision, MappingProxyType(living))
+        return LedgerState(self.base, self.revision, MappingProxyType(living), self.carried)
 
     def record(self, base: int, advance: Advance) -> int:
         """Keep `ports.Ledger.record`."""
         self._reach()
         if base != self.base:
             raise Moved(f"the ledger is at base {self.base}, no longer at {base}")
-        if advance.records or advance.events or advance.revision != self.revision:
+        if advance.records or advance.events or advance.carried or advance.revision != self.revision:
             self.base += 1
         self.revision = advance.revision
         self.records |= {record.identity.model_key: record for record in advance.records}
         self.events += advance.events
         self.users |= advance.users
         self.status = advance.status or self.status
+        self.carried = advance.carried or self.carried
         return self.base
 
     def nudges(self) -> int:

@@ -8,11 +8,12 @@ from types import MappingProxyType
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from reconciler.core.entities import Record, State
+from reconciler.core.identity import Carried
 from reconciler.errors import Moved
 from reconciler.ports import Advance, LedgerState
 from reconciler.shell.ledger import rows
 from reconciler.shell.ledger.engine import insert_absent, reading, upsert, writing
-from reconciler.shell.ledger.schema import ONLY, events, loop, models, nudges, platform_status, users
+from reconciler.shell.ledger.schema import ONLY, events, identities, loop, models, nudges, platform_status, users
 
 _STAND = select(loop.c.base, loop.c.revision).where(loop.c.id == ONLY)
 _STEP = update(loop).where(loop.c.id == ONLY)
@@ -39,7 +40,7 @@ class SqlLedger:
                 # The records must be those of the base that is given with them: PostgreSQL holds writers off from
                 # here to the end, SQLite reads a snapshot anyway.
                 base, revision = connection.execute(_STAND.with_for_update(read=True)).one()
-                self._last = LedgerState(base, revision, MappingProxyType(_living(connection)))
+                self._last = LedgerState(base, revision, MappingProxyType(_living(connection)), carried(connection))
         return self._last
 
     def record(self, base: int, advance: Advance) -> int:
@@ -50,13 +51,15 @@ class SqlLedger:
             if found.base != base:
                 raise Moved(f"the ledger is at base {found.base}, no longer at {base}: somebody else wrote it")
             grown = base
-            if advance.records or advance.events or advance.revision != found.revision:
+            if advance.records or advance.events or advance.carried or advance.revision != found.revision:
                 grown += 1
                 connection.execute(_STEP.values(base=grown, revision=advance.revision))
             upsert(connection, models, [rows.record_row(record) for record in advance.records])
             if advance.events:
                 connection.execute(insert(events), [rows.event_row(event) for event in advance.events])
             _add_users(connection, new_users, advance)
+            if advance.carried is not None:
+                upsert(connection, identities, [{"id": ONLY, **rows.carried_row(advance.carried)}])
             if advance.status is not None:
                 upsert(connection, platform_status, [{"id": ONLY, **rows.status_row(advance.status)}])
         self._users |= new_users
@@ -84,7 +87,14 @@ class SqlLedger:
                     records.pop(record.identity.model_key, None)
                 else:
                     records[record.identity.model_key] = record
-            self._last = LedgerState(grown, advance.revision, MappingProxyType(records))
+            known = advance.carried or self._last.carried
+            self._last = LedgerState(grown, advance.revision, MappingProxyType(records), known)
+
+
+def carried(connection: Connection) -> Carried | None:
+    """Read the identities that were carried over; None where history was never rewritten."""
+    found = connection.execute(select(identities.c.revision, identities.c.document)).first()
+    return None if found is None else rows.carried_of(*found)
 
 
 def _living(connection: Connection) -> dict[str, Record]:

@@ -168,6 +168,15 @@ routes = Table(
 )
 """The routing table that fronts work from, as JSON."""
 
+identities = Table(
+    "identities",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("revision", Name, nullable=False),
+    Column("document", Text, nullable=False),
+)
+"""Who was who when the branch's history was last rewritten (`core.identity.Carried`), model keys by path as JSON."""
+
 ONLY = 1
 """The id of the one row of a table that has a single one."""
 
@@ -180,7 +189,16 @@ def _add_routes(connection: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_add_routes,)
+def _add_identities(connection: Connection) -> None:
+    connection.execute(
+        text(
+            "CREATE TABLE identities "
+            "(id INTEGER NOT NULL PRIMARY KEY, revision VARCHAR NOT NULL, document TEXT NOT NULL)"
+        )
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_add_routes, _add_identities)
 """In order. The first leads from version 1 to version 2."""
 
 
