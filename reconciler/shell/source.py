@@ -66,15 +66,25 @@ class GitSource:
     """
 
     def __init__(
-        self, url: str, *, home: Path, branch: str = "main", timeout_s: float = 30, access: Access | None = None
+        self,
+        url: str,
+        *,
+        home: Path,
+        branch: str = "main",
+        timeout_s: float = 30,
+        access: Access | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """Read `branch` of `url`. `timeout_s` limits each git command, not a whole read.
+
+        `patience_s` is how long a reader waits for a remote of which there is a copy.
 
         Credentials belong into `access`: git itself shows a URL's in its process list.
         """
         self.branch = branch
         self.remote = is_remote(url)
         self.timeout_s = timeout_s
+        self._patience_s = patience_s
         self._config = {f"remote.{_REMOTE_NAME}.url": url} if self.remote else {}
         self._access = access
         self.git = self._at(home / MIRROR_FOLDER if self.remote else Path(url).absolute())
@@ -95,11 +105,11 @@ class GitSource:
         )
 
     def read(self, since: str | None, carried: Carried | None = None) -> Reading:
-        """Keep `ports.Source.read`. A remote that hangs holds it up for `PATIENCE_S`."""
+        """Keep `ports.Source.read`. A remote that hangs holds it up for `patience_s`."""
         trouble = None
         pause_s, self._longest_pause_s = self._longest_pause_s, LONGEST_PAUSE_S
         try:
-            self.fetch(patience_s=PATIENCE_S, longest_pause_s=pause_s)
+            self.fetch(patience_s=self._patience_s, longest_pause_s=pause_s)
         except SourceUnreachable as error:
             if since is None:
                 raise
@@ -126,7 +136,7 @@ class GitSource:
         """
         trouble = None
         try:
-            self.fetch(patience_s=READ_PATIENCE_S, max_age_s=max_age_s)
+            self.fetch(patience_s=min(READ_PATIENCE_S, self._patience_s), max_age_s=max_age_s)
         except SourceUnreachable as error:
             trouble = str(error)
         with self._lock:
@@ -303,7 +313,8 @@ class GitSource:
             return error
         return SourceUnreachable(
             f"{error}; the spec repository seems to be damaged, and nothing is changed until it is mended: "
-            "`git fsck` names what is broken, and `git fetch --refetch <a clone> <branch>` in it brings that back"
+            "`git fsck` names what is broken, and the folder `objects` of a complete clone, copied over its own "
+            "(cp -rf), brings it back"
         )
 
     def publish(self, new: str, old: str | None) -> bool:
