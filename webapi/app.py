@@ -16,8 +16,10 @@ from reconciler.shell.source import GitSource
 from webapi import auth, openapi, parts, problems
 from webapi.docs import docs
 from webapi.health import health
+from webapi.history import history
 from webapi.models import models
 from webapi.parts import Parts
+from webapi.rollback import rollback
 from webapi.status import status
 from webapi.store import SpecStore
 from webapi.users import users
@@ -52,7 +54,7 @@ def assemble(platform: Parts) -> Flask:
     app.before_request(_start_clock)
     auth.install(app)
     app.after_request(_write_log)
-    for api in (health, users, models, status):
+    for api in (health, users, models, history, rollback, status):
         app.register_api(api)
     app.register_blueprint(docs)
     return app

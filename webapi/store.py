@@ -15,12 +15,13 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol, TypeAlias
 
 from reconciler.core import rewrites
-from reconciler.core.entities import Commit, Identity, Record, Tree
+from reconciler.core.entities import Commit, FileChange, Identity, Record, Tree
 from reconciler.core.history import API_EMAIL, API_NAME, Entry, PathChange, RawCommit
 from reconciler.core.identity import Carried, moment
 from reconciler.errors import ArgusError, Moved, SourceUnreachable
@@ -28,6 +29,7 @@ from reconciler.names import split_path
 from reconciler.shell.git import STALE_LOCK_S, clean, scrub
 from reconciler.shell.objects import FILE_MODE, FOLDER_MODE, Kind, TreeEntry, object_id, parse_tree, tree_with
 from reconciler.shell.source import GitSource
+from webapi.diffs import diffs
 
 MAX_BLOB_BYTES = 1024 * 1024
 """What is read of a file at most. Anything longer is no spec, and is cut to one byte more so that it shows."""
@@ -165,6 +167,15 @@ class SpecStore:
         tree = self._source.tree(max_age_s=READ_AGE_S)
         return self._source.tree(max_age_s=math.inf) if self._settle_identities() else tree
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the remote repository could not be fetched the last time; None where it could, and for a local one."""
+        return self._source.trouble
+
+    def fetched_at(self) -> datetime | None:
+        """Say when the copy of a remote repository was last brought up to date (UTC); None for a local one."""
+        return self._source.fetched_at()
+
     def text(self, path: str) -> bytes | None:
         """Give a file's content at the head that `read` gives, cut to `MAX_BLOB_BYTES` + 1; None where there is none.
 
@@ -177,6 +188,18 @@ class SpecStore:
         if found is None or found.kind != "blob":
             return None
         return self._git.blobs([found.id], MAX_BLOB_BYTES)[found.id]
+
+    def commits(self, prefix: str) -> tuple[str, ...]:
+        """Give the branch's commits, as of the last `read`, whose SHA begins with `prefix`."""
+        return self._source.find(prefix)
+
+    def life_of(self, model_key: str) -> tuple[FileChange, ...]:
+        """Give what commits did to a model's file, oldest first, as of the last `read`; () if git knows no such key."""
+        return self._source.life_of(model_key)
+
+    def diffs(self, changes: Sequence[FileChange]) -> dict[str, str]:
+        """Give each change's unified diff by its commit (`diffs.diffs`). Raises SourceUnreachable."""
+        return diffs(self._git, changes)
 
     def text_at(self, revision: str, path: str) -> tuple[str, bytes] | None:
         """Give a file's mode and content at a commit of the branch, cut as by `text`; None where there was none.
