@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         return 0
     try:
         environ = overlay(arguments, environ)
-        embedded = EMBEDDED_CONFIG if arguments.command in {"up", "down"} else None
+        embedded = EMBEDDED_CONFIG if arguments.command in {"up", "down", "rollback"} else None
         named = arguments.config or environ.get("ARGUS_CONFIG")
         config = Path(named).absolute() if named else embedded
         return _run(arguments, configuration.load(config, environ), config, environ)
@@ -48,7 +48,9 @@ def overlay(arguments: argparse.Namespace, environ: Mapping[str, str]) -> dict[s
     return {**environ, **{variable: str(value) for variable, value in given.items() if value is not None}}
 
 
-def _run(arguments: argparse.Namespace, settings: Settings, config: Path | None, environ: Mapping[str, str]) -> int:
+def _run(  # noqa: PLR0911  one return a command
+    arguments: argparse.Namespace, settings: Settings, config: Path | None, environ: Mapping[str, str]
+) -> int:
     # Each command imports what it needs: the reconciler's part of Ray takes seconds, `argus down` none.
     match arguments.command:
         case "up":
@@ -80,6 +82,10 @@ def _run(arguments: argparse.Namespace, settings: Settings, config: Path | None,
             from reconciler.front.router import main as router  # noqa: PLC0415
 
             return router(settings)
+        case "rollback":
+            from argus.rollback import run as roll_back  # noqa: PLC0415
+
+            return roll_back(arguments, settings, environ)
         case other:
             raise AssertionError(f"no such command: {other}")
 
@@ -96,11 +102,19 @@ def _parser() -> argparse.ArgumentParser:
     reconciler = commands.add_parser("reconciler", help="run the reconciler alone, against the Ray at ray.address")
     front = commands.add_parser("front", help="run HAProxy and its router alone, as on each further node of a cluster")
     router = commands.add_parser("router", help="run the router alone: it tells a running HAProxy where models are")
+    rollback = commands.add_parser("rollback", help="take a model back to what its file said at an earlier commit")
+    rollback.add_argument("model", metavar="MODEL", help="its key, its public name or its suffix")
+    rollback.add_argument("--to", metavar="SHA", help="the commit; without it, the last one that served")
+    rollback.add_argument("--reason", metavar="TEXT", help="one line for the commit's message")
+    rollback.add_argument("--server", metavar="URL", help="the API (ARGUS_SERVER)")
+    rollback.add_argument(
+        "--token-file", metavar="FILE", help="your token (or ARGUS_TOKEN); else the admin's in --home"
+    )
     commands.add_parser("version", help="print the version")
-    for command in (up, down, api, reconciler, front, router):
+    for command in (up, down, api, reconciler, front, router, rollback):
         command.add_argument("--config", metavar="FILE", help="configuration file, see dev.yaml (ARGUS_CONFIG)")
         command.add_argument("--home", metavar="DIR", help="state folder (ARGUS_HOME)")
-    for command in (up, api):
+    for command in (up, api, rollback):
         command.add_argument("--api-port", type=int, metavar="N", help="port of the API (ARGUS_API_PORT)")
     for command in (up, api, reconciler, front, router):
         command.add_argument("--openai-port", type=int, metavar="N", help="port of the models (ARGUS_OPENAI_PORT)")

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,10 +87,10 @@ for number in range(count):
 def test_a_push_race_of_eight_writers_loses_nothing(
     tmp_path: Path,
     repository: Repository,
-    remote: Callable[[Repository], Iterator[tuple[str, Access]]],
+    remote: Callable[[Repository], AbstractContextManager[tuple[str, Access]]],
 ) -> None:
     before = repository.log("%H")
-    with remote(repository) as (url, access):  # type: ignore[attr-defined]  # a context manager by its decorator
+    with remote(repository) as (url, access):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         if access.token:
             environment |= {"ARGUS_SPEC_REPO_TOKEN": access.token, "TEST_CA_FILE": str(access.ca_file)}
@@ -128,9 +128,7 @@ def test_a_push_race_of_eight_writers_loses_nothing(
     repository.check()
 
 
-def test_a_conflict_on_the_same_file_is_409_with_both_commits(
-    away: Api, repository: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_conflict_on_the_same_file_is_409_with_both_commits(away: Api, repository: Repository) -> None:
     key = away.created()
     base = repository.head()
     hook = repository.path / "hooks" / "pre-receive"
@@ -205,19 +203,18 @@ def test_between_a_forced_push_and_the_next_pass_models_are_who_they_were(api: A
 def test_after_the_pass_every_process_reads_identities_from_the_ledger(api: Api) -> None:
     key = api.created()
     files = api.parts.store.read().files
-    records = {key: Record(file.identity, file.blob, file.commit, State.RUNNING, NOW) for file in files.values()}
+    records = {each: Record(file.identity, file.blob, file.commit, State.RUNNING, NOW) for each, file in files.items()}
     api.record(*records.values())
     force(api, api.folder / "specs.git", "all of it")
     tree = GitSource.from_settings(api.parts.settings).read(None).tree
     carried = carried_over(None, records, tree, None)
     assert carried is not None
-    event = Event(
-        EventType.HISTORY_REWRITTEN, PLATFORM, "", NOW, str(tree.revision), "", "git", {"from": "a", "to": "b"}
-    )
+    tips = {"from": "a", "to": "b"}
+    event = Event(EventType.HISTORY_REWRITTEN, PLATFORM, "", NOW, str(tree.revision), "", "git", tips)
     base = api.parts.ledger.load().base
     api.parts.ledger.record(base, Advance(revision=tree.revision, events=(event,), carried=carried))
     for each in (api, over(api, GitSource.from_settings(api.parts.settings))):
         assert [item["model_key"] for item in each.get(MODELS)["items"]] == [key]
         assert each.patch(key, {"num_replicas": 1}).status_code == 200
     [shown] = api.get("/api/v2/serve/status", "admin")["events"]
-    assert (shown["event_type"], shown["payload"]) == ("HISTORY_REWRITTEN", {"from": "a", "to": "b"})
+    assert (shown["event_type"], shown["payload"]) == ("HISTORY_REWRITTEN", tips)

@@ -77,6 +77,7 @@ def test_a_model_has_every_field_of_the_reference() -> None:
         "updated_at": "2026-01-06T12:01:00Z",
         "commit": OLD.sha,
         "serving_commit": OLD.sha,
+        "blob": FILE.blob,
     }
 
 
