@@ -95,6 +95,10 @@ def _run(  # noqa: PLR0911  one return a command
 
             client = remote.connect(arguments, settings, environ)
             return logs(client, arguments.model, follow=arguments.follow, tail=arguments.tail)
+        case "rollback":
+            from argus.rollback import run as roll_back  # noqa: PLC0415
+
+            return roll_back(arguments, settings, environ)
         case other:
             raise AssertionError(f"no such command: {other}")
 
@@ -116,11 +120,19 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("--follow", "-f", action="store_true", help="go on with further lines as they come")
     logs.add_argument("--tail", type=int, default=200, metavar="N", help="lines to begin with (default: 200)")
     remote.add_options(logs)
+    rollback = commands.add_parser("rollback", help="take a model back to what its file said at an earlier commit")
+    rollback.add_argument("model", metavar="MODEL", help="its key, its public name or its suffix")
+    rollback.add_argument("--to", metavar="SHA", help="the commit; without it, the last one that served")
+    rollback.add_argument("--reason", metavar="TEXT", help="one line for the commit's message")
+    rollback.add_argument("--server", metavar="URL", help="the API (ARGUS_SERVER)")
+    rollback.add_argument(
+        "--token-file", metavar="FILE", help="your token (or ARGUS_TOKEN); else the admin's in --home"
+    )
     commands.add_parser("version", help="print the version")
-    for command in (up, down, api, reconciler, front, router, logs):
+    for command in (up, down, api, reconciler, front, router, logs, rollback):
         command.add_argument("--config", metavar="FILE", help="configuration file, see dev.yaml (ARGUS_CONFIG)")
         command.add_argument("--home", metavar="DIR", help="state folder (ARGUS_HOME)")
-    for command in (up, api, logs):
+    for command in (up, api, logs, rollback):
         command.add_argument("--api-port", type=int, metavar="N", help="port of the API (ARGUS_API_PORT)")
     for command in (up, api, reconciler, front, router):
         command.add_argument("--openai-port", type=int, metavar="N", help="port of the models (ARGUS_OPENAI_PORT)")

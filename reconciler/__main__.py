@@ -76,6 +76,7 @@ class Runner:
 
     def ask(self) -> None:
         """Ask for a pass at once; while one runs, for another right after it."""
+        self._reconciler.source.hurry()
         self._asked.set()
         self._again_in(0)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from reconciler.core import progress, requests, room, routing
+from reconciler.core import progress, requests, rewrites, room, routing
 from reconciler.core.desired import Wanted, desired, must_be_located, pinned, source
 from reconciler.core.entities import (
     ChangeKind,
@@ -63,13 +63,15 @@ class Reconciler:
         """
         now = self.clock()
         known = self.ledger.load()
-        reading = self.source.read(known.revision)
-        changes = reading.changes if reading.changes is not None else requests.between(known.records, reading.tree)
-        specs = self._specs(reading.tree, changes)
+        reading = self.source.read(known.revision, known.carried)
+        tree, changes, carried = rewrites.settle(
+            known.revision, known.records, known.carried, reading.tree, reading.changes
+        )
+        specs = self._specs(tree, changes)
         seen = self.runtime.observe()
 
         have = progress.observed(known.records, seen, now, self.rules.retry_delays_s)
-        want = desired(reading.tree, _by_key(reading.tree, specs), have.records)
+        want = desired(tree, _by_key(tree, specs), have.records)
         records = progress.committed(have.records, want, _deletions(changes), now)
         self._others_gpus = room.others(seen.cluster, records.values(), self._others_gpus)
         load_times = known.load_times.after(have.loads)
@@ -92,16 +94,18 @@ class Reconciler:
             self.runtime.apply(decided.app)
 
         asked = tuple(_request(change, specs, now) for change in changes)
-        events = asked + have.events + outcome.events
+        rewritten = rewrites.rewritten(known.revision, reading.tree, reading.changes, now)
+        events = rewritten + asked + have.events + outcome.events
         self.ledger.record(
             known.base,
             Advance(
-                revision=reading.tree.revision,
+                revision=tree.revision,
                 records=progress.stamped(known.records, outcome.records, now),
                 events=events,
-                users=reading.tree.users,
-                status=_status(seen, reading.tree.revision, now),
                 load_times=load_times if have.loads else None,
+                users=tree.users,
+                status=_status(seen, tree.revision, now, reading.trouble),
+                carried=carried,
             ),
         )
         for event in events:
@@ -150,7 +154,7 @@ class Reconciler:
         return folders
 
 
-def _status(seen: Observation, revision: str | None, now: datetime) -> PlatformStatus:
+def _status(seen: Observation, revision: str | None, now: datetime, trouble: str | None) -> PlatformStatus:
     return PlatformStatus(
         seen_at=now,
         revision=revision,
@@ -158,7 +162,7 @@ def _status(seen: Observation, revision: str | None, now: datetime) -> PlatformS
         app_message=seen.app_message,
         total_gpus=seen.cluster.total_gpus,
         free_gpus=seen.cluster.free_gpus,
-        error=None,
+        error=trouble,
     )
 
 

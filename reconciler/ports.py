@@ -21,6 +21,7 @@ from reconciler.core.entities import (
     Unusable,
 )
 from reconciler.core.estimates import LoadTimes
+from reconciler.core.identity import Carried
 from reconciler.core.routes import Name, RoutingTable
 from reconciler.spec import HubSource, LocalSource
 
@@ -31,20 +32,29 @@ class Reading:
 
     `changes` are in the order of the branch (oldest first); None where `since` is not on the branch any more
     (rewritten history) or was not given: then only comparing trees tells what is new.
+
+    `trouble` says why this is only what was last fetched: the repository does not answer. None where it is the newest.
     """
 
     tree: Tree
     changes: tuple[FileChange, ...] | None
+    trouble: str | None = None
 
 
 class Source(Protocol):
     """The spec repository, read only."""
 
-    def read(self, since: str | None) -> Reading:
-        """Fetch the branch and read it. Raises SourceUnreachable.
+    def read(self, since: str | None, carried: Carried | None = None) -> Reading:
+        """Fetch the branch and read it, with the identities that `carried` holds from its revision on.
 
-        A file counts at the commit that brought it onto the branch: history is walked along first parents.
+        A file counts at the commit that brought it onto the branch: history is walked along first parents. Where the
+        repository does not answer and `since` is on the branch as it was last fetched, that is what is given, with
+        `trouble` saying so. Raises SourceUnreachable where there is no such copy.
         """
+        ...
+
+    def hurry(self) -> None:
+        """Ask the repository again at the next read, however often it has not answered: somebody says it is there."""
         ...
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
@@ -87,6 +97,7 @@ class LedgerState:
     revision: str | None
     records: Mapping[str, Record]
     load_times: LoadTimes = field(default_factory=LoadTimes)
+    carried: Carried | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +118,7 @@ class Advance:
     """What one pass learnt: the records that changed, the events in order, and where the branch was.
 
     `load_times` takes the place of what was kept of loads; None leaves that as it is.
+    `carried` takes the place of what the ledger has of it; None leaves that.
     """
 
     revision: str | None
@@ -115,6 +127,12 @@ class Advance:
     users: frozenset[str] = frozenset()
     status: PlatformStatus | None = field(default=None)
     load_times: LoadTimes | None = None
+    carried: Carried | None = None
+
+    def moves(self, revision: str | None) -> bool:
+        """Say whether this changes what `Ledger.load` gives, for a ledger at `revision`."""
+        anew = (self.records, self.events, self.load_times, self.carried)
+        return any(anew) or self.revision != revision
 
 
 class Ledger(Protocol):

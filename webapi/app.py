@@ -16,8 +16,10 @@ from reconciler.shell.source import GitSource
 from webapi import auth, logs, openapi, parts, problems
 from webapi.docs import docs
 from webapi.health import health
+from webapi.history import history
 from webapi.models import models
 from webapi.parts import Parts
+from webapi.rollback import rollback
 from webapi.status import status
 from webapi.store import SpecStore
 from webapi.users import users
@@ -28,12 +30,13 @@ log = logging.getLogger("webapi")
 def create_app(settings: Settings) -> Flask:
     """Make the API as `settings` say. Raises SettingsError, LedgerUnreachable, SourceUnreachable."""
     engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s)
+    reader = LedgerReader(engine)
     return assemble(
         Parts(
             settings=settings,
-            store=SpecStore(GitSource.from_settings(settings)),
+            store=SpecStore(GitSource.from_settings(settings), reader),
             folders=DiskModelFolders(settings.private_root),
-            reader=LedgerReader(engine),
+            reader=reader,
             accounts=Accounts(engine),
             ledger=SqlLedger(engine),
             engine_log=EngineLog(engine),
@@ -53,7 +56,7 @@ def assemble(platform: Parts) -> Flask:
     auth.install(app)
     logs.install(app, _log_followers(platform.settings))
     app.after_request(_write_log)
-    for api in (health, users, models, logs.logs, status):
+    for api in (health, users, models, history, rollback, logs.logs, status):
         app.register_api(api)
     app.register_blueprint(docs)
     return app

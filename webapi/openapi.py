@@ -48,12 +48,13 @@ engine_kwargs:
 
 _SPEC_AS_JSON = {"model_id": "qwen-0.5b", "model_source": "$HOME/common/hf/demo", "num_replicas": 1}
 
-_REQUESTS: tuple[type[BaseModel], ...] = (ServingSpec, schemas.SpecPatch, schemas.NewUser)
+_REQUESTS: tuple[type[BaseModel], ...] = (ServingSpec, schemas.SpecPatch, schemas.NewUser, schemas.RollbackRequest)
 _ANSWERS: tuple[type[BaseModel], ...] = (
     schemas.ErrorBody,
     schemas.HealthView,
     schemas.IssuedTokenView,
     schemas.ModelDetail,
+    schemas.ModelHistory,
     schemas.ModelList,
     schemas.ModelWritten,
     schemas.PlatformSummary,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from reconciler.core.entities import EventType, Health, State, WrittenBy
+from reconciler.core.entities import ChangeKind, EventType, Health, State, WrittenBy
 from reconciler.names import USER_ID_PATTERN, USER_ID_RULE
 from reconciler.spec import UpdateStrategy
 from webapi.paging import DEFAULT_LIMIT, LARGEST_LIMIT
@@ -104,6 +104,7 @@ class ServingModel(_Answer):
     commit: str = Field(description="The commit that is wanted.", examples=[_SHA_EXAMPLE])
     serving_commit: str | None = Field(description="The commit that answers requests; null while none does.")
     progress: ModelProgress | None = Field(description="Null where the model is as it is wanted, or has failed.")
+    blob: str | None = Field(description="The file's content in git, as in `ETag`; null where there is no file.")
 
 
 class ModelList(_Answer):
@@ -184,6 +185,41 @@ class SpecPatch(_Request):
     )
 
 
+class RollbackRequest(_Request):
+    """Where a model is to go back to, and why."""
+
+    model_config = ConfigDict(strict=True, json_schema_extra={"example": {"to": _SHA_EXAMPLE[:12]}})
+
+    to: str | None = Field(
+        default=None,
+        description="A commit of the branch, 7 hex digits of its SHA at least; null: the last one that served.",
+        json_schema_extra={"example": _SHA_EXAMPLE},
+    )
+    reason: str | None = Field(default=None, max_length=300, description="For the commit's message; one line of it.")
+
+
+class HistoryItem(_Answer):
+    """One commit that touched a model's file."""
+
+    sha: str = Field(examples=[_SHA_EXAMPLE])
+    author: str
+    committed_at: UtcTime
+    subject: str
+    source: WrittenBy
+    kind: ChangeKind
+    blob: str | None = Field(description="The file's content after it; null where it removed the file.")
+    diff: str | None = Field(description="Unified; null where the file is too large or no text.")
+    diff_is_cut: bool = Field(description="Whether `diff` is not all of it.")
+    verdict: str | None = Field(description="What came of it; null while nothing has, or nothing is known.")
+
+
+class ModelHistory(_Answer):
+    """One page of a model's history, newest first."""
+
+    items: list[HistoryItem]
+    next_cursor: str | None
+
+
 # --- the platform -------------------------------------------------------------------------------------------------
 
 
@@ -203,10 +239,16 @@ class GpuSummary(_Answer):
 
 
 class RevisionSummary(_Answer):
-    """Where the spec repository stands, and how far the reconciler has seen it."""
+    """Where the spec repository stands, and how far the reconciler has seen it.
+
+    `fetched_at` is when the copy of a remote was last brought up to date, null for a repository on this disk. `error`
+    says why it could not be the last time: then `head` is what it was.
+    """
 
     head: str | None
     last_seen: str | None
+    fetched_at: UtcTime | None = None
+    error: str | None = None
 
 
 class ReconcilerSummary(_Answer):
@@ -224,6 +266,9 @@ class PlatformSummary(_Answer):
     revision: RevisionSummary
     models: dict[State, int] = Field(description="How many models there are in each state.")
     reconciler: ReconcilerSummary
+    events: list[ModelEvent] = Field(
+        default=[], description="The newest 20 that are about no single model (HISTORY_REWRITTEN), in order of time."
+    )
 
 
 class HealthView(_Answer):
@@ -294,6 +339,13 @@ class PageQuery(_Request):
     cursor: str | None = Field(default=None, max_length=512, description="`next_cursor` of the page before.")
 
 
+class HistoryQuery(_Request):
+    """Which page of a model's history."""
+
+    limit: int = Field(default=20, ge=1, le=50, description="The most commits in one answer.")
+    cursor: str | None = Field(default=None, max_length=512, description="`next_cursor` of the page before.")
+
+
 class ModelsQuery(PageQuery):
     """Whose models, and which page of them."""
 
@@ -324,7 +376,17 @@ class OwnerQuery(_Request):
     )
 
 
-class CreateHeader(BaseModel):
+class MatchHeader(BaseModel):
+    """The condition under which a model is changed."""
+
+    if_match: str | None = Field(
+        default=None,
+        alias="If-Match",
+        description="`ETag` of what was read, or several, or `*`: 412 where the model's file is another by now.",
+    )
+
+
+class CreateHeader(MatchHeader):
     """The condition under which a model is written."""
 
     if_none_match: str | None = Field(

@@ -94,6 +94,7 @@ def serving_model(model: Model, openai_base_url: str, now: datetime) -> schemas.
         commit=commit(model),
         serving_commit=_serving_commit(model.record),
         progress=_progress(model, now),
+        blob=model.file.blob if model.file else None,
     )
 
 
@@ -147,8 +148,19 @@ def event_view(event: Event) -> schemas.ModelEvent:
     )
 
 
-def platform(models: Iterable[Model], head: str | None, status: PlatformStatus | None) -> schemas.PlatformSummary:
-    """Give the platform's summary. `head` is the revision of the branch, None while it is unborn."""
+def platform(
+    models: Iterable[Model],
+    head: str | None,
+    status: PlatformStatus | None,
+    *,
+    fetched_at: datetime | None = None,
+    trouble: str | None = None,
+    events: Sequence[Event] = (),
+) -> schemas.PlatformSummary:
+    """Give the platform's summary. `head` is the revision of the branch, None while it is unborn.
+
+    `fetched_at` and `trouble` are about the copy of a remote repository, `events` those that are about no model.
+    """
     counted = Counter(state(model) for model in models)
     return schemas.PlatformSummary(
         app=schemas.AppSummary(
@@ -157,11 +169,14 @@ def platform(models: Iterable[Model], head: str | None, status: PlatformStatus |
             message=status.app_message if status else "the reconciler has not made a pass yet",
         ),
         gpus=schemas.GpuSummary(total=status.total_gpus, free=status.free_gpus) if status else None,
-        revision=schemas.RevisionSummary(head=head, last_seen=status.revision if status else None),
+        revision=schemas.RevisionSummary(
+            head=head, last_seen=status.revision if status else None, fetched_at=fetched_at, error=trouble
+        ),
         models={each: counted[each] for each in State if each is not State.DELETED},
         reconciler=schemas.ReconcilerSummary(
             last_pass_at=status.seen_at if status else None, error=status.error if status else None
         ),
+        events=[event_view(event) for event in events],
     )
 
 

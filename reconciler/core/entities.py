@@ -189,6 +189,10 @@ class State(StrEnum):
     DELETED = "DELETED"
 
 
+PLATFORM = ""
+"""The model key of events that are about no single model."""
+
+
 class EventType(StrEnum):
     """What can happen to a model. Past tense, but for the requests, which say what a commit asked for."""
 
@@ -206,11 +210,15 @@ class EventType(StrEnum):
     REPLICAS_LOST = "REPLICAS_LOST"
     RECOVERED = "RECOVERED"
     DELETED = "DELETED"
+    HISTORY_REWRITTEN = "HISTORY_REWRITTEN"
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a model, with the commit that caused it and who wrote that commit."""
+    """Something that happened to a model, with the commit that caused it and who wrote that commit.
+
+    What happened to the platform as a whole has `PLATFORM` for its model key and no user.
+    """
 
     event_type: EventType
     model_key: str

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from reconciler.core.entities import Event, Record, State
 from reconciler.core.estimates import LoadTimes
+from reconciler.core.identity import Carried
 from reconciler.errors import LedgerUnreachable, Moved
 from reconciler.ports import Advance, LedgerState, PlatformStatus
 
@@ -22,6 +23,7 @@ class MemoryLedger:
         self.users: set[str] = set()
         self.status: PlatformStatus | None = None
         self.load_times = LoadTimes()
+        self.carried: Carried | None = None
         self.down = False
         self._nudges = 0
 
@@ -29,14 +31,14 @@ class MemoryLedger:
         """Keep `ports.Ledger.load`."""
         self._reach()
         living = {key: record for key, record in self.records.items() if record.state is not State.DELETED}
-        return LedgerState(self.base, self.revision, MappingProxyType(living), self.load_times)
+        return LedgerState(self.base, self.revision, MappingProxyType(living), self.load_times, self.carried)
 
     def record(self, base: int, advance: Advance) -> int:
         """Keep `ports.Ledger.record`."""
         self._reach()
         if base != self.base:
             raise Moved(f"the ledger is at base {self.base}, no longer at {base}")
-        if advance.records or advance.events or advance.load_times or advance.revision != self.revision:
+        if advance.moves(self.revision):
             self.base += 1
         self.revision = advance.revision
         self.records |= {record.identity.model_key: record for record in advance.records}
@@ -44,6 +46,7 @@ class MemoryLedger:
         self.users |= advance.users
         self.status = advance.status or self.status
         self.load_times = advance.load_times or self.load_times
+        self.carried = advance.carried or self.carried
         return self.base
 
     def nudges(self) -> int:

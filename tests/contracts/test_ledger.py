@@ -32,6 +32,7 @@ from reconciler.core.entities import (
     State,
     Workload,
 )
+from reconciler.core.identity import Carried
 from reconciler.engine_args import EngineKwargs
 from reconciler.errors import LedgerUnreachable, Moved, SettingsError
 from reconciler.ports import Advance, Ledger, PlatformStatus
@@ -249,6 +250,18 @@ class TestEveryLedger:
         base = ledger.record(ledger.load().base, Advance(SHA, events=first))
         ledger.record(base, Advance(SHA, events=[happened(kind=EventType.DEPLOY_SUCCEEDED, payload={"after_s": 1.5})]))
         assert world.written.events() == [*first, happened(kind=EventType.DEPLOY_SUCCEEDED, payload={"after_s": 1.5})]
+
+    def test_identities_that_were_carried_over_are_known_to_whoever_opens_it_next(self, world: World) -> None:
+        ledger = world.open()
+        first = Carried("c" * 40, {"users/alice/a.yaml": "svc-alice-20260106-123000-abcd"})
+        base = ledger.record(0, Advance(revision="c" * 40, carried=first))
+        assert base > 0
+        assert ledger.load().carried == world.open().load().carried == first
+        ledger.record(base, Advance(revision="d" * 40))
+        assert world.open().load().carried == first, "a pass that has none leaves them"
+        second = Carried("e" * 40, {})
+        ledger.record(ledger.load().base, Advance(revision="e" * 40, carried=second))
+        assert ledger.load().carried == world.open().load().carried == second
 
     def test_users_are_added_and_never_removed(self, world: World) -> None:
         ledger = world.open()
@@ -574,6 +587,16 @@ class TestReading:
         assert reader.status() is None
         SqlLedger(engine).record(1, Advance(SHA, status=status()))
         assert reader.status() == status()
+
+    def test_where_the_loop_stands_and_since_when_identities_are_carried_over(
+        self, reader: LedgerReader, engine: Engine
+    ) -> None:
+        ledger = SqlLedger(engine)
+        revision = ledger.load().revision
+        assert (reader.standing(), reader.carried()) == ((revision, None), None)
+        carried = Carried("c" * 40, {"users/alice/a.yaml": "svc-alice-20260106-123000-abcd"})
+        ledger.record(ledger.load().base, Advance(revision="d" * 40, carried=carried))
+        assert (reader.standing(), reader.carried()) == (("d" * 40, "c" * 40), carried)
 
     def test_a_ping_answers_and_says_when_it_cannot(self, reader: LedgerReader, engine: Engine, tmp_path: Path) -> None:
         reader.ping()

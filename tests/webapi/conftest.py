@@ -32,7 +32,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
     engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s)
     parts = Parts(
         settings=settings,
-        store=SpecStore(GitSource.from_settings(settings)),
+        store=SpecStore(GitSource.from_settings(settings), LedgerReader(engine)),
         folders=DiskModelFolders(settings.private_root),
         reader=LedgerReader(engine),
         accounts=Accounts(engine),

@@ -79,6 +79,7 @@ def test_a_model_has_every_field_of_the_reference() -> None:
         "commit": OLD.sha,
         "serving_commit": OLD.sha,
         "progress": None,
+        "blob": FILE.blob,
     }
 
 
@@ -304,7 +305,7 @@ def test_the_status_is_the_admins(api: Api) -> None:
     assert api.call("GET", "/api/v2/serve/status").status_code == 403
     fresh = api.get("/api/v2/serve/status", "admin")
     assert (fresh["app"]["status"], fresh["gpus"], fresh["reconciler"]["last_pass_at"]) == (None, None, None)
-    assert fresh["revision"] == {"head": None, "last_seen": None}
+    assert fresh["revision"] == {"head": None, "last_seen": None, "fetched_at": None, "error": None}
 
 
 def test_the_status_counts_models_and_says_how_the_loop_is_doing(api: Api) -> None:
@@ -314,6 +315,6 @@ def test_the_status_counts_models_and_says_how_the_loop_is_doing(api: Api) -> No
     seen = api.get("/api/v2/serve/status", "admin")
     assert seen["app"] == {"name": "argus_llm_app", "status": None, "message": ""}
     assert seen["gpus"] == {"total": 4, "free": 3}
-    assert seen["revision"] == {"head": api.head(), "last_seen": "c" * 40}
+    assert (seen["revision"]["head"], seen["revision"]["last_seen"]) == (api.head(), "c" * 40)
     assert seen["models"] == {"QUEUED": 1, "DEPLOYING": 0, "RUNNING": 1, "FAILED": 0, "DELETING": 0}
     assert seen["reconciler"] == {"last_pass_at": "2026-01-06T12:00:00Z", "error": "Serve does not answer"}

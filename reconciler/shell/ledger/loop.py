@@ -9,11 +9,22 @@ from sqlalchemy import Connection, Engine, insert, select, update
 
 from reconciler.core.entities import Record, State
 from reconciler.core.estimates import LoadTimes
+from reconciler.core.identity import Carried
 from reconciler.errors import Moved
 from reconciler.ports import Advance, LedgerState
 from reconciler.shell.ledger import rows
 from reconciler.shell.ledger.engine import insert_absent, reading, upsert, writing
-from reconciler.shell.ledger.schema import ONLY, events, load_times, loop, models, nudges, platform_status, users
+from reconciler.shell.ledger.schema import (
+    ONLY,
+    events,
+    identities,
+    load_times,
+    loop,
+    models,
+    nudges,
+    platform_status,
+    users,
+)
 
 _STAND = select(loop.c.base, loop.c.revision).where(loop.c.id == ONLY)
 _STEP = update(loop).where(loop.c.id == ONLY)
@@ -41,7 +52,7 @@ class SqlLedger:
                 # here to the end, SQLite reads a snapshot anyway.
                 base, revision = connection.execute(_STAND.with_for_update(read=True)).one()
                 living = MappingProxyType(_living(connection))
-                self._last = LedgerState(base, revision, living, _load_times(connection))
+                self._last = LedgerState(base, revision, living, _load_times(connection), carried(connection))
         return self._last
 
     def record(self, base: int, advance: Advance) -> int:
@@ -52,7 +63,7 @@ class SqlLedger:
             if found.base != base:
                 raise Moved(f"the ledger is at base {found.base}, no longer at {base}: somebody else wrote it")
             grown = base
-            if advance.records or advance.events or advance.load_times or advance.revision != found.revision:
+            if advance.moves(found.revision):
                 grown += 1
                 connection.execute(_STEP.values(base=grown, revision=advance.revision))
             upsert(connection, models, [rows.record_row(record) for record in advance.records])
@@ -61,6 +72,8 @@ class SqlLedger:
             _add_users(connection, new_users, advance)
             if advance.load_times is not None:
                 upsert(connection, load_times, [{"id": ONLY, "document": advance.load_times.to_json()}])
+            if advance.carried is not None:
+                upsert(connection, identities, [{"id": ONLY, **rows.carried_row(advance.carried)}])
             if advance.status is not None:
                 upsert(connection, platform_status, [{"id": ONLY, **rows.status_row(advance.status)}])
         self._users |= new_users
@@ -89,7 +102,14 @@ class SqlLedger:
                 else:
                     records[record.identity.model_key] = record
             loads = advance.load_times or self._last.load_times
-            self._last = LedgerState(grown, advance.revision, MappingProxyType(records), loads)
+            known = advance.carried or self._last.carried
+            self._last = LedgerState(grown, advance.revision, MappingProxyType(records), loads, known)
+
+
+def carried(connection: Connection) -> Carried | None:
+    """Read the identities that were carried over; None where history was never rewritten."""
+    found = connection.execute(select(identities.c.revision, identities.c.document)).first()
+    return None if found is None else rows.carried_of(*found)
 
 
 def _living(connection: Connection) -> dict[str, Record]:

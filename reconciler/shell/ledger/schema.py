@@ -175,6 +175,7 @@ load_times = Table(
     Column("document", Text, nullable=False),
 )
 """How long models took to load (`core.estimates.LoadTimes`), as JSON."""
+
 engine_log = Table(
     "engine_log",
     metadata,
@@ -195,6 +196,14 @@ engine_log_sources = Table(
     Column("moved_at", UtcTime, nullable=False),
 )
 """How far the output of each replica has been read into `engine_log`."""
+identities = Table(
+    "identities",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("revision", Name, nullable=False),
+    Column("document", Text, nullable=False),
+)
+"""Who was who when the branch's history was last rewritten (`core.identity.Carried`), model keys by path as JSON."""
 
 ONLY = 1
 """The id of the one row of a table that has a single one."""
@@ -230,7 +239,16 @@ def _add_engine_log(connection: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_add_routes, _add_load_times, _add_engine_log)
+def _add_identities(connection: Connection) -> None:
+    connection.execute(
+        text(
+            "CREATE TABLE identities "
+            "(id INTEGER NOT NULL PRIMARY KEY, revision VARCHAR NOT NULL, document TEXT NOT NULL)"
+        )
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_add_routes, _add_load_times, _add_engine_log, _add_identities)
 """In order. The first leads from version 1 to version 2."""
 
 
