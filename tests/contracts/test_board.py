@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from sqlalchemy import Engine
 
 from reconciler.core.routes import Name, Replica, RoutingTable, Unavailable, routing_table
 from reconciler.errors import LedgerUnreachable
-from reconciler.shell.ledger import SqlBoard, open_ledger
+from reconciler.shell.ledger import SqlBoard
 from reconciler.shell.publisher import Publisher
 
 NAME = Name("alice-qwen", "svc-a", "alice", 1, {"v1": "c1"}, Unavailable("model_loading", "is still loading", 10))
 REPLICA = Replica("r1", "svc-a", "v1", "127.0.0.1:9001")
 EMPTY = RoutingTable("secret", ())
 TABLE = routing_table("secret", [NAME], [REPLICA])
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    opened = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", timeout_s=5)
-    yield opened
-    opened.dispose()
 
 
 def test_an_empty_board_has_nothing_to_read(engine: Engine) -> None:

@@ -38,6 +38,8 @@ from reconciler.ports import Advance, Ledger, PlatformStatus
 from reconciler.shell.ledger import Accounts, LedgerReader, SqlLedger, open_ledger, rows, schema
 from reconciler.spec import Problem, ServingSpec, SpecRejected
 from reconciler.testing import MemoryLedger
+from tests.contracts.databases import ON_SQLITE
+from tests.postgres import Postgres
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
 SHA = "c" * 40
@@ -130,26 +132,21 @@ class World:
 
 
 def url_of(folder: Path) -> str:
-    """Give the URL of a ledger in `folder`."""
+    """Give the URL of a ledger in a file in `folder`."""
     return f"sqlite:///{folder / 'ledger.sqlite'}"
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    """A new ledger in a file."""
-    opened = open_ledger(url_of(tmp_path), timeout_s=5)
-    yield opened
-    opened.dispose()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request: pytest.FixtureRequest) -> World:
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """Each kind of ledger in turn, new."""
     if request.param == "memory":
         memory = MemoryLedger()
-        return World(lambda: memory, InMemory(memory))
-    engine: Engine = request.getfixturevalue("engine")
-    return World(lambda: SqlLedger(engine), InDatabase(engine))
+        yield World(lambda: memory, InMemory(memory))
+        return
+    server: Postgres | None = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    engine = open_ledger(server.new_ledger() if server else url_of(tmp_path), timeout_s=5)
+    yield World(lambda: SqlLedger(engine), InDatabase(engine))
+    engine.dispose()
 
 
 class TestEveryLedger:
@@ -293,8 +290,8 @@ def statements(engine: Engine) -> list[str]:
     return seen
 
 
-class TestInAFile:
-    """What a database on a disk promises beyond the port."""
+class TestInADatabase:
+    """What a database promises beyond the port."""
 
     def test_loading_again_reads_one_row_where_nothing_changed(self, engine: Engine) -> None:
         ledger = SqlLedger(engine)
@@ -338,6 +335,7 @@ class TestInAFile:
         assert ledger.load().base == base
         assert dict(SqlLedger(engine).load().records) == {}
 
+    @ON_SQLITE
     def test_the_file_and_its_companions_are_their_owners_alone(self, engine: Engine, tmp_path: Path) -> None:
         SqlLedger(engine).nudge()
         files = list(tmp_path.glob("ledger.sqlite*"))
@@ -351,18 +349,21 @@ class TestInAFile:
         open_ledger(url_of(tmp_path), 5).dispose()
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
+    @ON_SQLITE
     def test_what_was_acknowledged_is_synced(self, engine: Engine) -> None:
         with engine.connect() as connection:
             assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
             assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
             assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
 
+    @ON_SQLITE
     def test_a_reader_is_not_held_up_by_a_writer(self, engine: Engine, tmp_path: Path) -> None:
         SqlLedger(engine).nudge()
         with engine.connect() as busy:
             busy.exec_driver_sql("UPDATE nudges SET count = 99")
             assert SqlLedger(open_ledger_without_waiting(tmp_path)).nudges() == 1
 
+    @ON_SQLITE
     def test_a_writer_waits_for_another_and_then_gives_up(self, engine: Engine, tmp_path: Path) -> None:
         impatient = SqlLedger(open_ledger(url_of(tmp_path), timeout_s=0.2))
         with engine.connect() as busy:
@@ -375,8 +376,8 @@ class TestInAFile:
         impatient.nudge()
         assert impatient.nudges() == 1
 
-    def test_of_two_loops_on_one_base_one_writes(self, tmp_path: Path) -> None:
-        ledgers = [SqlLedger(open_ledger(url_of(tmp_path), 5)) for _ in range(4)]
+    def test_of_two_loops_on_one_base_one_writes(self, url: str) -> None:
+        ledgers = [SqlLedger(open_ledger(url, 5)) for _ in range(4)]
         base = ledgers[0].load().base
         together = threading.Barrier(len(ledgers))
 
@@ -398,7 +399,7 @@ class TestInAFile:
             list(pool.map(lambda _: SqlLedger(engine).nudge(), range(40)))
         assert SqlLedger(engine).nudges() == 40
 
-    def test_what_a_killed_process_had_recorded_is_there(self, tmp_path: Path) -> None:
+    def test_what_a_killed_process_had_recorded_is_there(self, url: str) -> None:
         program = (
             "import os, signal, sys\n"
             "from reconciler.ports import Advance\n"
@@ -407,9 +408,9 @@ class TestInAFile:
             "ledger.record(ledger.load().base, Advance('f' * 40))\n"
             "os.kill(os.getpid(), signal.SIGKILL)\n"
         )
-        ended = subprocess.run([sys.executable, "-c", program, url_of(tmp_path)], check=False, timeout=60)
+        ended = subprocess.run([sys.executable, "-c", program, url], check=False, timeout=60)
         assert ended.returncode == -9
-        assert SqlLedger(open_ledger(url_of(tmp_path), 5)).load().revision == "f" * 40
+        assert SqlLedger(open_ledger(url, 5)).load().revision == "f" * 40
 
     def test_a_forked_worker_does_not_use_its_parents_connections(self, engine: Engine) -> None:
         ledger = SqlLedger(engine)
@@ -438,23 +439,23 @@ def open_ledger_without_waiting(folder: Path) -> Engine:
 class TestOpening:
     """Versions of the tables, and URLs."""
 
-    def test_opening_again_changes_nothing(self, engine: Engine, tmp_path: Path) -> None:
+    def test_opening_again_changes_nothing(self, engine: Engine, url: str) -> None:
         ledger = SqlLedger(engine)
         ledger.record(ledger.load().base, Advance(SHA, [record()]))
-        assert SqlLedger(open_ledger(url_of(tmp_path), 5)).load() == ledger.load()
+        assert SqlLedger(open_ledger(url, 5)).load() == ledger.load()
 
-    def test_processes_that_open_a_new_ledger_together_make_one(self, tmp_path: Path) -> None:
+    def test_processes_that_open_a_new_ledger_together_make_one(self, url: str) -> None:
         together = threading.Barrier(8)
 
         def begin(_: int) -> int:
             together.wait()
-            ledger = SqlLedger(open_ledger(url_of(tmp_path), 10))
+            ledger = SqlLedger(open_ledger(url, 10))
             ledger.nudge()
             return ledger.load().base
 
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(begin, range(8))) == [0] * 8
-        assert SqlLedger(open_ledger(url_of(tmp_path), 5)).nudges() == 8
+        assert SqlLedger(open_ledger(url, 5)).nudges() == 8
 
     def test_migrations_run_once_in_order_from_where_the_ledger_stands(self, engine: Engine) -> None:
         ran: list[int] = []
@@ -464,9 +465,7 @@ class TestOpening:
                 schema.migrate(connection, schema.MIGRATIONS + later[:known])
         assert ran == [1, 2, 3]
 
-    def test_a_ledger_of_the_first_version_ends_at_the_same_tables_as_a_new_one(
-        self, engine: Engine, tmp_path: Path
-    ) -> None:
+    def test_a_ledger_of_the_first_version_ends_at_the_same_tables_as_a_new_one(self, engine: Engine, url: str) -> None:
         def tables(of: Engine) -> dict[str, list[tuple[str, str, bool]]]:
             looked = inspect(of)
             return {
@@ -476,9 +475,10 @@ class TestOpening:
 
         new = tables(engine)
         with engine.begin() as connection:
-            connection.exec_driver_sql("DROP TABLE routes")
+            for table in ("routes", "lease"):
+                connection.exec_driver_sql(f"DROP TABLE {table}")
             connection.execute(text("UPDATE schema_version SET version = 1"))
-        assert tables(open_ledger(url_of(tmp_path), timeout_s=5)) == new
+        assert tables(open_ledger(url, timeout_s=5)) == new
 
     def test_a_migration_that_fails_leaves_the_ledger_as_it_was(self, engine: Engine) -> None:
         def fail(connection: Connection) -> None:
@@ -491,14 +491,14 @@ class TestOpening:
         with engine.begin() as connection:
             schema.migrate(connection)
 
-    def test_a_ledger_of_a_newer_argus_is_refused(self, engine: Engine, tmp_path: Path) -> None:
+    def test_a_ledger_of_a_newer_argus_is_refused(self, engine: Engine, url: str) -> None:
         with engine.begin() as connection:
             connection.execute(text("UPDATE schema_version SET version = 99"))
         with pytest.raises(SettingsError, match=r"schema version 99 .* up to \d+"):
-            open_ledger(url_of(tmp_path), 5)
+            open_ledger(url, 5)
 
     @pytest.mark.parametrize(
-        "url",
+        "wrong",
         [
             "",
             "ledger",
@@ -509,9 +509,9 @@ class TestOpening:
             "://u:hunter2@",
         ],
     )
-    def test_an_url_that_cannot_be_used_names_the_key_and_no_password(self, url: str) -> None:
+    def test_an_url_that_cannot_be_used_names_the_key_and_no_password(self, wrong: str) -> None:
         with pytest.raises(SettingsError, match=r"ledger\.url") as caught:
-            open_ledger(url, 1)
+            open_ledger(wrong, 1)
         assert "hunter2" not in str(caught.value)
 
     def test_a_folder_that_is_not_there_is_said_plainly(self, tmp_path: Path) -> None:
@@ -575,6 +575,7 @@ class TestReading:
         SqlLedger(engine).record(1, Advance(SHA, status=status()))
         assert reader.status() == status()
 
+    @ON_SQLITE
     def test_a_ping_answers_and_says_when_it_cannot(self, reader: LedgerReader, engine: Engine, tmp_path: Path) -> None:
         reader.ping()
         engine.dispose()

@@ -1,9 +1,9 @@
 """The ledger: what was done and seen, in a relational database through SQLAlchemy Core.
 
 Here live its tables and their migrations (`schema`), the way a database is opened, locked and written to (`engine`,
-the only file that knows one database from another), values as rows (`rows`), and four views of it: the loop's
-(`SqlLedger`), the API's reading side (`LedgerReader`), users with their tokens (`Accounts`), and the routing table for
-fronts (`SqlBoard`). No decision about a
+the only file that knows one database from another), values as rows (`rows`), and five views of it: the loop's
+(`SqlLedger`), the API's reading side (`LedgerReader`), users with their tokens (`Accounts`), the routing table for
+fronts (`SqlBoard`), and the lease under which one reconciler of several works (`SqlLeases`). No decision about a
 model is made here, and nothing here knows git or Serve.
 
     engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s)
@@ -16,6 +16,7 @@ not answer in time.
 from reconciler.shell.ledger.accounts import Accounts, IssuedToken, TokenInfo, UnknownUser, User
 from reconciler.shell.ledger.board import SqlBoard
 from reconciler.shell.ledger.engine import open_engine as open_ledger
+from reconciler.shell.ledger.lease import SqlLeases
 from reconciler.shell.ledger.loop import SqlLedger
 from reconciler.shell.ledger.reading import LedgerReader
 
@@ -24,6 +25,7 @@ __all__ = [
     "IssuedToken",
     "LedgerReader",
     "SqlBoard",
+    "SqlLeases",
     "SqlLedger",
     "TokenInfo",
     "UnknownUser",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import MappingProxyType
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from reconciler.core.entities import Record, State
+from reconciler.core.lease import Lease
 from reconciler.errors import Moved
 from reconciler.ports import Advance, LedgerState
 from reconciler.shell.ledger import rows
 from reconciler.shell.ledger.engine import insert_absent, reading, upsert, writing
+from reconciler.shell.ledger.lease import guard
 from reconciler.shell.ledger.schema import ONLY, events, loop, models, nudges, platform_status, users
 
 _STAND = select(loop.c.base, loop.c.revision).where(loop.c.id == ONLY)
@@ -25,9 +28,14 @@ class SqlLedger:
     newer status, or users, leaves it: whoever read before is not disturbed.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        """Serve the ledger at `engine` (`open_ledger`)."""
+    def __init__(self, engine: Engine, fence: Callable[[], Lease] | None = None) -> None:
+        """Serve the ledger at `engine` (`open_ledger`).
+
+        `fence` gives the lease under which is recorded, or raises NotLeader. Without one anybody may record: that is
+        for tests and for tools, not for a loop.
+        """
         self._engine = engine
+        self._fence = fence
         self._last: LedgerState | None = None
         self._users: frozenset[str] = frozenset()
 
@@ -59,6 +67,7 @@ class SqlLedger:
             _add_users(connection, new_users, advance)
             if advance.status is not None:
                 upsert(connection, platform_status, [{"id": ONLY, **rows.status_row(advance.status)}])
+            guard(connection, self._fence)
         self._users |= new_users
         self._remember(base, grown, advance)
         return grown
