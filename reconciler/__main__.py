@@ -33,6 +33,7 @@ from reconciler.errors import (
 from reconciler.front import config as front
 from reconciler.front import listening
 from reconciler.loop import Reconciler, Rules
+from reconciler.names import RECONCILER_SOCKET
 from reconciler.settings import Settings
 from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.leadership import Claim, Keeper, Leadership, claim
@@ -61,9 +62,6 @@ HURRY_S = 1.5
 
 PASS_LIMIT_S = 300.0
 """A pass that takes longer hangs, unless the settings say otherwise."""
-
-SOCKET = "reconciler.sock"
-"""Where probes are answered, in the state folder's `run`."""
 
 _ON_THE_WAY = {State.DEPLOYING, State.DELETING}
 
@@ -283,7 +281,7 @@ def _probes(settings: Settings, me: Claim, pulse: Pulse, leadership: Leadership)
     answers = {"/healthz": pulse.alive, "/readyz": lambda: pulse.ready(leadership)}
     servers = []
     if me.has_folder:
-        servers.append(ProbeServer(listening.unix_socket(settings.home / "run", SOCKET), answers))
+        servers.append(ProbeServer(listening.unix_socket(settings.home / "run", RECONCILER_SOCKET), answers))
     host, port = settings.reconcile.probe_host, settings.reconcile.probe_port
     if port is not None:
         try:
