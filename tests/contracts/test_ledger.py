@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Engine, event, inspect, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 
 from reconciler.core.entities import (
     Commit,
@@ -35,7 +35,7 @@ from reconciler.core.entities import (
 from reconciler.engine_args import EngineKwargs
 from reconciler.errors import LedgerUnreachable, Moved, SettingsError
 from reconciler.ports import Advance, Ledger, PlatformStatus
-from reconciler.shell.ledger import Accounts, LedgerReader, SqlLedger, open_ledger, rows, schema
+from reconciler.shell.ledger import Accounts, LedgerReader, SqlLeases, SqlLedger, open_ledger, rows, schema
 from reconciler.spec import Problem, ServingSpec, SpecRejected
 from reconciler.testing import MemoryLedger
 from tests.contracts.databases import ON_SQLITE
@@ -429,6 +429,24 @@ class TestInADatabase:
         assert not connections
 
 
+FIRST_VERSION = Path(__file__).parent / "ledger_v1"
+"""A ledger as version 1 made it, with a little in it. Never to be changed."""
+
+
+def tables(of: Engine) -> dict[str, Any]:
+    """Give all that a database says of its tables."""
+    looked = inspect(of)
+    return {
+        table: (
+            [(each["name"], repr(each["type"]), each["nullable"]) for each in looked.get_columns(table)],
+            looked.get_pk_constraint(table)["constrained_columns"],
+            sorted((each["name"], each["column_names"], each["unique"]) for each in looked.get_indexes(table)),
+            [(each["constrained_columns"], each["referred_table"]) for each in looked.get_foreign_keys(table)],
+        )
+        for table in looked.get_table_names()
+    }
+
+
 def open_ledger_without_waiting(folder: Path) -> Engine:
     """Give an engine onto an existing ledger whose write lock somebody else holds: migrations cannot run."""
     from reconciler.shell.ledger import engine as opening
@@ -465,20 +483,28 @@ class TestOpening:
                 schema.migrate(connection, schema.MIGRATIONS + later[:known])
         assert ran == [1, 2, 3]
 
-    def test_a_ledger_of_the_first_version_ends_at_the_same_tables_as_a_new_one(self, engine: Engine, url: str) -> None:
-        def tables(of: Engine) -> dict[str, list[tuple[str, str, bool]]]:
-            looked = inspect(of)
-            return {
-                table: [(each["name"], str(each["type"]), each["nullable"]) for each in looked.get_columns(table)]
-                for table in looked.get_table_names()
-            }
-
-        new = tables(engine)
-        with engine.begin() as connection:
-            for table in ("routes", "lease"):
-                connection.exec_driver_sql(f"DROP TABLE {table}")
-            connection.execute(text("UPDATE schema_version SET version = 1"))
-        assert tables(open_ledger(url, timeout_s=5)) == new
+    def test_a_ledger_of_the_first_version_ends_at_the_same_tables_as_a_new_one(
+        self, engine: Engine, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> None:
+        if engine.dialect.name == "sqlite":
+            old_url = f"sqlite:///{tmp_path / 'old.sqlite'}"
+        else:
+            server: Postgres = request.getfixturevalue("postgres")
+            old_url = server.new_ledger()
+        old = create_engine(old_url)
+        with old.begin() as connection:
+            for statement in (FIRST_VERSION / f"{old.dialect.name}.sql").read_text().split(";\n"):
+                if statement.strip():
+                    connection.exec_driver_sql(statement)
+        old.dispose()
+        opened = open_ledger(old_url, timeout_s=5)
+        assert tables(opened) == tables(engine)
+        state = SqlLedger(opened).load()
+        assert (state.base, state.revision) == (41, SHA)
+        assert SqlLedger(opened).nudges() == 7
+        assert Accounts(opened).exists("alice")
+        assert SqlLeases(opened).read() == SqlLeases(engine).read()
+        opened.dispose()
 
     def test_a_migration_that_fails_leaves_the_ledger_as_it_was(self, engine: Engine) -> None:
         def fail(connection: Connection) -> None:

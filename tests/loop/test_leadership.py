@@ -219,7 +219,7 @@ class TestAPass:
             self.depose(world)
             return seen
 
-        world.loop.runtime.observe = paused  # type: ignore[method-assign]  # woken up an hour later
+        world.loop.runtime.observe = paused  # type: ignore[method-assign, assignment]  # woken up an hour later
         with pytest.raises(NotLeader):
             world.loop.reconcile_once()
         assert world.runtime.applies == 0
