@@ -43,6 +43,7 @@ from reconciler.shell.probes import ProbeServer
 from reconciler.shell.publisher import Publisher, Publishing
 from reconciler.shell.pulse import Pulse
 from reconciler.shell.source import GitSource
+from reconciler.shell.systemd import Watchdog
 from reconciler.shell.watch import Watch
 
 if TYPE_CHECKING:
@@ -177,7 +178,8 @@ def main(settings: Settings) -> int:
     ledger = SqlLedger(engine, leadership.fence)
     publisher = Publisher(_board(kind, engine, leadership), lambda: leadership.token)
     runtime, replicas = _runtime(settings, kind, publisher, leadership)
-    if not _connect(runtime, stop, pulse):
+    watchdog = Watchdog()
+    if not _connect(runtime, stop, pulse, watchdog):
         if stop.is_set():
             return 0
         _leave()
@@ -201,6 +203,8 @@ def main(settings: Settings) -> int:
     log.info("reconciling every %g s as %s", settings.reconcile.interval_s, leadership.holder)
     while not stop.wait(WATCH_EVERY_S) and not runner.stopping.is_set():
         pulse.beat()
+        if pulse.alive().ok:
+            watchdog.tell()
         if pulse.is_hung():
             log.critical("a pass runs for more than %g s", settings.reconcile.pass_limit_s)
             _leave()
@@ -325,11 +329,12 @@ def _runtime(
     return runtime, watch
 
 
-def _connect(runtime: ServeRuntime, stop: threading.Event, pulse: Pulse) -> bool:
+def _connect(runtime: ServeRuntime, stop: threading.Event, pulse: Pulse, watchdog: Watchdog) -> bool:
     """Wait for Ray. Gives False where the process is to end: asked to stop, or the client is in an unknown state."""
     began = time.monotonic()
     said = ""
     while not stop.is_set():
+        watchdog.tell()
         try:
             runtime.connect()
         except RuntimeLost as error:

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from reconciler.front.listening import tcp_socket
 from reconciler.shell.leadership import Leadership
 from reconciler.shell.probes import CLIENTS, ProbeServer
 from reconciler.shell.pulse import STALE_S, Health, Pulse
+from reconciler.shell.systemd import Watchdog
 from reconciler.testing import MemoryLeases
 
 INTERVAL_S = 5.0
@@ -161,3 +163,23 @@ def test_a_line_without_end_is_cut_off(served: Served) -> None:
     with socket.create_connection((served.host, served.port), timeout=20) as client:
         client.sendall(b"GET /" + b"a" * 70_000)
         assert client.recv(100).startswith(b"HTTP/1.0 414")
+
+
+def test_systemd_is_told_every_five_seconds(tmp_path: Path) -> None:
+    now = [0.0]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        watchdog = Watchdog({"NOTIFY_SOCKET": str(tmp_path / "notify")}, lambda: now[0])
+        for _ in range(11):
+            watchdog.tell()
+            now[0] += 1
+        assert [systemd.recv(100) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
+
+
+def test_without_systemd_or_with_one_that_is_gone_nothing_happens(tmp_path: Path) -> None:
+    Watchdog({}).tell()
+    Watchdog({"NOTIFY_SOCKET": str(tmp_path / "gone")}).tell()
+    Watchdog({"NOTIFY_SOCKET": "@argus-nobody-listens"}).tell()
