@@ -8,6 +8,7 @@ threads all wait for a slow repository is busy, not ill.
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 import threading
@@ -19,6 +20,8 @@ EVERY_S = 5.0
 TIMEOUT_S = 10.0
 FAILURES = 3
 """So many in a row, and a child counts as hung: 30 s or more without an answer, which no busy machine explains."""
+
+_LARGEST_ANSWER = 64 * 1024
 
 Probe = Callable[[], bool]
 """Says whether a child answered well; takes no longer than `TIMEOUT_S`."""
@@ -55,7 +58,7 @@ class Health:
 
 
 def socket_probe(socket_file: Path, path: str, timeout_s: float = TIMEOUT_S) -> Probe:
-    """Give a probe that asks on a unix socket."""
+    """Give a probe that asks on a unix socket. Only the status `ok` is a good answer: what is starting says so."""
 
     def ask() -> bool:
         connection = http.client.HTTPConnection("localhost", timeout=timeout_s)
@@ -72,7 +75,8 @@ def socket_probe(socket_file: Path, path: str, timeout_s: float = TIMEOUT_S) -> 
             os.close(folder)
         try:
             connection.request("GET", path)
-            return connection.getresponse().status == http.HTTPStatus.OK
+            answer = connection.getresponse()
+            return answer.status == http.HTTPStatus.OK and json.loads(answer.read(_LARGEST_ANSWER))["status"] == "ok"
         finally:
             connection.close()
 

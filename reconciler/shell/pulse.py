@@ -43,7 +43,6 @@ class Pulse:
         """Say what the start waits for."""
         with self._lock:
             self._starting = why
-            self._beaten_at = self._idle_since = self._clock()
 
     def connected(self) -> None:
         """Say that the start is over."""
@@ -74,14 +73,16 @@ class Pulse:
             return self._pass_since is not None and self._clock() - self._pass_since > self._pass_limit_s
 
     def alive(self) -> Health:
-        """Say whether the loop goes round (`/healthz`)."""
+        """Say whether the loop goes round (`/healthz`). A start may take its time: its imports alone take many seconds."""
         hung = self.is_hung()
         with self._lock:
+            if self._starting is not None:
+                return Health(ok=True, facts={"status": "starting", "reasons": []})
             now = self._clock()
             reasons = []
             if hung:
                 reasons.append(f"a pass runs for more than {self._pass_limit_s:g} s")
-            if self._starting is None and self._pass_since is None and now - self._idle_since > self._due_s():
+            if self._pass_since is None and now - self._idle_since > self._due_s():
                 reasons.append(f"no pass has begun for {now - self._idle_since:.0f} s")
             if now - self._beaten_at > _WATCH_LIMIT_S:
                 reasons.append(f"the watch has been still for {now - self._beaten_at:.0f} s")

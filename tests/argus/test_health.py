@@ -25,7 +25,7 @@ from reconciler.front.listening import unix_socket
 from reconciler.shell.probes import ProbeServer
 from reconciler.shell.pulse import Health
 path = Path(sys.argv[1])
-ProbeServer(unix_socket(path.parent, path.name), {"/healthz": lambda: Health(True, {})})
+ProbeServer(unix_socket(path.parent, path.name), {"/healthz": lambda: Health(True, {"status": "ok"})})
 time.sleep(600)
 """
 
@@ -83,13 +83,22 @@ def test_a_child_is_asked_every_five_seconds_and_not_at_each_tick() -> None:
     assert child.asked == 1
 
 
-@pytest.mark.parametrize("ok", [True, False])
-def test_only_200_is_a_good_answer(tmp_path: Path, ok: bool) -> None:
+@pytest.mark.parametrize(
+    ("answer", "is_good"),
+    [
+        (Answer(ok=True, facts={"status": "ok"}), True),
+        (Answer(ok=True, facts={"status": "starting"}), False),
+        (Answer(ok=False, facts={"status": "ok"}), False),
+    ],
+)
+def test_only_a_process_that_has_started_and_is_well_answers_well(
+    tmp_path: Path, answer: Answer, is_good: bool
+) -> None:
     deep = tmp_path / ("d" * 120)
     deep.mkdir()
-    server = ProbeServer(unix_socket(deep, "s.sock"), {"/healthz": lambda: Answer(ok, {})})
+    server = ProbeServer(unix_socket(deep, "s.sock"), {"/healthz": lambda: answer})
     try:
-        assert socket_probe(deep / "s.sock", "/healthz")() is ok
+        assert socket_probe(deep / "s.sock", "/healthz")() is is_good
         assert socket_probe(deep / "s.sock", "/nothing")() is False
     finally:
         server.stop()
