@@ -283,15 +283,15 @@ def _leadership(settings: Settings, me: Claim) -> Leadership:
 def _probes(settings: Settings, me: Claim, pulse: Pulse, leadership: Leadership) -> list[ProbeServer]:
     """Answer probes on the socket in the state folder, and on a port where the settings name one."""
     answers = {"/healthz": pulse.alive, "/readyz": lambda: pulse.ready(leadership)}
-    servers = []
-    if me.has_folder:
-        servers.append(ProbeServer(listening.unix_socket(settings.home / "run", RECONCILER_SOCKET), answers))
     host, port = settings.reconcile.probe_host, settings.reconcile.probe_port
-    if port is not None:
-        try:
+    servers = []
+    try:
+        if me.has_folder:
+            servers.append(ProbeServer(listening.unix_socket(settings.home / "run", RECONCILER_SOCKET), answers))
+        if port is not None:
             servers.append(ProbeServer(listening.tcp_socket(host, port), answers))
-        except OSError as error:
-            raise SettingsError(f"key 'reconcile.probe_port': {host}:{port}: {error.strerror}") from None
+    except OSError as error:  # worth a word and no more: models come first
+        log.warning("probes are not answered everywhere (reconcile.probe_port: %s): %s", port, error.strerror)
     return servers
 
 

@@ -25,7 +25,8 @@ class Publisher:
     """`ports.Front` over a board. The loop shows names, a watch on Serve shows replicas, each from its own thread.
 
     Nothing is put up before all is known: after a restart the last table stays true until then. A reconciler that does
-    not lead puts nothing up, and forgets what it had: on the board is what the leader put there.
+    not lead puts nothing up; one that leads again begins with the names of its next pass, and puts up its table in any
+    case: on the board is what another put there.
     """
 
     def __init__(self, board: Publishing, token: Callable[[], int | None] = lambda: 0) -> None:
@@ -34,7 +35,7 @@ class Publisher:
         self._token = token
         self._secret: str | None = None
         self._lock = threading.Lock()
-        self._names: tuple[Name, ...] | None = None
+        self._names: tuple[int | None, tuple[Name, ...]] | None = None  # under which token the loop showed them
         self._replicas: tuple[Replica, ...] | None = None
         self._last: tuple[int, RoutingTable] | None = None
 
@@ -46,7 +47,7 @@ class Publisher:
     def show(self, names: Sequence[Name]) -> None:
         """Keep `ports.Front.show`; also tries again what could not be put up before. Raises Unreachable, NotLeader."""
         with self._lock:
-            self._names = tuple(names)
+            self._names = (self._token(), tuple(names))
             self._publish()
 
     def take_requests(self, replicas: Sequence[Replica]) -> None:
@@ -59,12 +60,12 @@ class Publisher:
                 log.warning("the fronts do not know of a change yet: %s", error)
 
     def _publish(self) -> None:
-        token = self._token()
-        if token is None:
-            self._names = self._last = None
-        if token is None or self._secret is None or self._names is None or self._replicas is None:
+        if self._secret is None or self._names is None or self._replicas is None:
             return
-        table = routing_table(self._secret, self._names, self._replicas)
+        token, names = self._names
+        if token is None or token != self._token():
+            return
+        table = routing_table(self._secret, names, self._replicas)
         if (token, table) != self._last:
             self._board.publish(table)
             self._last = (token, table)

@@ -73,7 +73,7 @@ class Pulse:
             return self._pass_since is not None and self._clock() - self._pass_since > self._pass_limit_s
 
     def alive(self) -> Health:
-        """Say whether the loop goes round (`/healthz`). A start may take its time: its imports alone take many seconds."""
+        """Say whether the loop goes round (`/healthz`). A start may take its time: imports alone take many seconds."""
         hung = self.is_hung()
         with self._lock:
             if self._starting is not None:

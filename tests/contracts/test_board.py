@@ -94,3 +94,37 @@ def test_what_could_not_be_put_up_is_put_up_by_the_next_pass() -> None:
     wall.away = False
     publisher.show([NAME])
     assert wall.tables == [TABLE]
+
+
+class TestUnderALease:
+    """Who leads, publishes. `token` is None for one that waits."""
+
+    @pytest.fixture(autouse=True)
+    def _set_up(self) -> None:
+        self.token: int | None = 1
+        self.wall = Wall()
+        self.publisher = Publisher(self.wall, lambda: self.token)
+        self.publisher.know("secret")
+
+    def test_one_that_waits_puts_nothing_up(self) -> None:
+        self.token = None
+        self.publisher.take_requests([REPLICA])
+        self.publisher.show([NAME])
+        assert self.wall.tables == []
+
+    def test_one_that_lost_the_lease_puts_up_no_change_of_replicas(self) -> None:
+        self.publisher.take_requests([REPLICA])
+        self.publisher.show([NAME])
+        self.token = None
+        self.publisher.take_requests([])
+        assert self.wall.tables == [TABLE]
+
+    def test_one_that_leads_again_waits_for_the_names_of_its_next_pass(self) -> None:
+        self.publisher.take_requests([REPLICA])
+        self.publisher.show([NAME])
+        self.token = 3
+        self.publisher.take_requests([])
+        self.publisher.take_requests([REPLICA])
+        assert self.wall.tables == [TABLE]
+        self.publisher.show([NAME])
+        assert self.wall.tables == [TABLE, TABLE]  # another's hung there meanwhile
