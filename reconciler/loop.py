@@ -41,9 +41,16 @@ class Rules:
     update_strategy: UpdateStrategy = "auto"
 
 
+def _may_always() -> None:
+    """Confirm nothing: there is no other reconciler."""
+
+
 @dataclass(slots=True)
 class Reconciler:
-    """The loop's collaborators. `clock` gives the time as a timezone-aware UTC datetime."""
+    """The loop's collaborators. `clock` gives the time as a timezone-aware UTC datetime.
+
+    `confirm` makes sure that this reconciler may act; it raises NotLeader, or LedgerUnreachable where that is unknown.
+    """
 
     source: Source
     folders: ModelFolders
@@ -52,14 +59,16 @@ class Reconciler:
     ledger: Ledger
     rules: Rules
     clock: Callable[[], datetime]
+    confirm: Callable[[], None] = _may_always
     _parsed: dict[tuple[str, str, str], ServingSpec | SpecRejected] = field(default_factory=dict)
     _others_gpus: float | None = None
 
     def reconcile_once(self) -> progress.Progress:
         """Bring what runs one step closer to what the repository wants, write down what happened, and give it.
 
-        Raises Unreachable before anything is planned where git, Serve or the ledger do not answer, and Moved where
-        another reconciler was faster; the next pass starts from what is then true.
+        Raises Unreachable before anything is planned where git, Serve or the ledger do not answer, Moved where the
+        ledger was written meanwhile, and NotLeader where another reconciler has taken over; the next pass starts from
+        what is then true.
         """
         now = self.clock()
         known = self.ledger.load()
@@ -91,6 +100,7 @@ class Reconciler:
         # Before anything is taken from Serve: a removed model's name is unknown while its last answers still end.
         self.front.show(routing.names(outcome.records.values(), now))
         if differs(decided.app, seen):
+            self.confirm()
             self.runtime.apply(decided.app)
 
         asked = tuple(_request(change, specs, now) for change in changes)
@@ -112,8 +122,16 @@ class Reconciler:
             log.info("%s %s at %s by %s", event.event_type, event.model_key, event.commit[:12], event.author)
         return progress.Progress(outcome.records, events)
 
+    def look(self) -> None:
+        """Read what a pass would, and change nothing: whoever waits for the lease stays connected and warm.
+
+        Raises Unreachable.
+        """
+        self.source.read(self.ledger.load().revision)
+        self.runtime.observe()
+
     def report_trouble(self, error: Exception) -> None:
-        """Write down that a pass could not be made, for status pages. Raises LedgerUnreachable."""
+        """Write down that a pass could not be made, for status pages. Raises LedgerUnreachable, Moved, NotLeader."""
         known = self.ledger.load()
         status = PlatformStatus(self.clock(), known.revision, None, "", 0, 0, str(error))
         self.ledger.record(known.base, Advance(revision=known.revision, status=status))

@@ -22,6 +22,7 @@ from reconciler.core.entities import (
 )
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
+from reconciler.core.lease import Lease
 from reconciler.core.routes import Name, RoutingTable
 from reconciler.spec import HubSource, LocalSource
 
@@ -145,7 +146,8 @@ class Ledger(Protocol):
     def record(self, base: int, advance: Advance) -> int:
         """Write one pass in one transaction and give the new base.
 
-        Raises Moved where somebody else wrote since `base` was read (nothing is written), LedgerUnreachable.
+        Raises Moved where somebody else wrote since `base` was read, and NotLeader where it is written under a lease
+        that somebody else has taken (nothing is written in both cases), LedgerUnreachable.
         """
         ...
 
@@ -170,7 +172,7 @@ class Board(Protocol):
     """Where the newest routing table hangs, for the fronts to read wherever they run."""
 
     def publish(self, table: RoutingTable) -> None:
-        """Put up a table in place of the last one. Raises LedgerUnreachable."""
+        """Put up a table in place of the last one. Raises LedgerUnreachable, NotLeader (see `Ledger.record`)."""
         ...
 
     def read(self, known: int) -> tuple[int, RoutingTable] | None:
@@ -182,4 +184,30 @@ class Board(Protocol):
 
     def clear(self) -> None:
         """Take the table down: what it says is not true any more. Raises LedgerUnreachable."""
+        ...
+
+
+class Leases(Protocol):
+    """The one lease under which a reconciler works. Every change is a compare-and-swap; safe for threads."""
+
+    def read(self) -> Lease:
+        """Read the lease. Raises LedgerUnreachable."""
+        ...
+
+    def take(self, seen: Lease, holder: str, patience_s: float) -> Lease | None:
+        """Take the lease over as it was `seen`, with a higher token. None where it is another by now, if only renewed.
+
+        Raises LedgerUnreachable.
+        """
+        ...
+
+    def renew(self, held: Lease) -> bool:
+        """Give a sign of life. False where the lease has changed hands since it was `held`.
+
+        Raises LedgerUnreachable.
+        """
+        ...
+
+    def release(self, held: Lease) -> bool:
+        """Give the lease back, for anybody to take at once. False as in `renew`. Raises LedgerUnreachable."""
         ...

@@ -109,6 +109,10 @@ class ReconcileSettings(_Section):
 
     interval_s: Annotated[float, Field(ge=0.2, le=3600)] = 5
     retry_delays_s: tuple[Seconds, ...] = Field(default=(15, 60, 300, 900), min_length=1)
+    takeover_s: Annotated[float, Field(ge=1, le=600)] = 10
+    pass_limit_s: Annotated[float, Field(ge=30, le=86400)] = 300
+    probe_host: str = "127.0.0.1"
+    probe_port: Port | None = None
 
 
 class RaySettings(_Section):
@@ -220,6 +224,7 @@ _FROM_ENVIRONMENT = {
     "ARGUS_API_PORT": ("api", "port"),
     "ARGUS_OPENAI_PORT": ("serving", "port"),
     "ARGUS_METRICS_PORT": ("serving", "haproxy", "metrics_port"),
+    "ARGUS_PROBE_PORT": ("reconcile", "probe_port"),
     "ARGUS_LEDGER_URL": ("ledger", "url"),
     "ARGUS_SPEC_REPO_URL": ("spec_repo", "url"),
     "ARGUS_RAY_ADDRESS": ("ray", "address"),

@@ -13,7 +13,7 @@ from reconciler.shell.admin_token import admin_token
 from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, open_ledger
 from reconciler.shell.source import GitSource
-from webapi import auth, logs, openapi, parts, problems
+from webapi import auth, logs, openapi, parts, problems, readiness
 from webapi.docs import docs
 from webapi.health import health
 from webapi.history import history
@@ -51,6 +51,7 @@ def assemble(platform: Parts) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = platform.settings.api.max_body_bytes
     app.url_map.merge_slashes = False  # an address is what it says: `//api/v2/...` is not redirected, but absent
     parts.keep(app, platform)
+    readiness.install(app, platform)
     problems.install(app)
     app.before_request(_start_clock)
     auth.install(app)

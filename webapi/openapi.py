@@ -58,6 +58,7 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
     schemas.ModelList,
     schemas.ModelWritten,
     schemas.PlatformSummary,
+    schemas.ReadyView,
     schemas.TokenList,
     schemas.UserList,
     schemas.UserView,

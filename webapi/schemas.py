@@ -277,6 +277,14 @@ class HealthView(_Answer):
     status: str = Field(examples=["ok"])
 
 
+class ReadyView(_Answer):
+    """Whether a process can do its work, and if not, why."""
+
+    status: str = Field(examples=["ready", "not_ready"])
+    checks: dict[str, bool] = Field(examples=[{"ledger": True, "spec_repository": True}])
+    reasons: list[str] = Field(examples=[["the ledger does not answer within 1 s"]])
+
+
 # --- users and tokens ---------------------------------------------------------------------------------------------
 
 

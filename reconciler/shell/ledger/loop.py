@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import MappingProxyType
 
@@ -10,10 +11,12 @@ from sqlalchemy import Connection, Engine, insert, select, update
 from reconciler.core.entities import Record, State
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
+from reconciler.core.lease import Lease
 from reconciler.errors import Moved
 from reconciler.ports import Advance, LedgerState
 from reconciler.shell.ledger import rows
 from reconciler.shell.ledger.engine import insert_absent, reading, upsert, writing
+from reconciler.shell.ledger.lease import guard
 from reconciler.shell.ledger.schema import (
     ONLY,
     events,
@@ -37,9 +40,14 @@ class SqlLedger:
     newer status, or users, leaves it: whoever read before is not disturbed.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        """Serve the ledger at `engine` (`open_ledger`)."""
+    def __init__(self, engine: Engine, fence: Callable[[], Lease] | None = None) -> None:
+        """Serve the ledger at `engine` (`open_ledger`).
+
+        `fence` gives the lease under which is recorded, or raises NotLeader. Without one anybody may record: that is
+        for tests and for tools, not for a loop.
+        """
         self._engine = engine
+        self._fence = fence
         self._last: LedgerState | None = None
         self._users: frozenset[str] = frozenset()
 
@@ -76,6 +84,7 @@ class SqlLedger:
                 upsert(connection, identities, [{"id": ONLY, **rows.carried_row(advance.carried)}])
             if advance.status is not None:
                 upsert(connection, platform_status, [{"id": ONLY, **rows.status_row(advance.status)}])
+            guard(connection, self._fence)
         self._users |= new_users
         self._remember(base, grown, advance)
         return grown

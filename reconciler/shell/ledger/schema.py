@@ -204,6 +204,16 @@ identities = Table(
     Column("document", Text, nullable=False),
 )
 """Who was who when the branch's history was last rewritten (`core.identity.Carried`), model keys by path as JSON."""
+lease = Table(
+    "lease",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("token", BigInteger, nullable=False),
+    Column("holder", Text, nullable=True),
+    Column("renewals", BigInteger, nullable=False),
+    Column("patience_ms", BigInteger, nullable=False),
+)
+"""Which reconciler works (`core.lease`). Nothing in it is a time of day."""
 
 ONLY = 1
 """The id of the one row of a table that has a single one."""
@@ -248,7 +258,17 @@ def _add_identities(connection: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_add_routes, _add_load_times, _add_engine_log, _add_identities)
+def _add_lease(connection: Connection) -> None:
+    connection.execute(
+        text(
+            "CREATE TABLE lease (id INTEGER NOT NULL PRIMARY KEY, token BIGINT NOT NULL, holder TEXT, "
+            "renewals BIGINT NOT NULL, patience_ms BIGINT NOT NULL)"
+        )
+    )
+    connection.execute(text("INSERT INTO lease (id, token, renewals, patience_ms) VALUES (1, 0, 0, 0)"))
+
+
+MIGRATIONS: tuple[Migration, ...] = (_add_routes, _add_load_times, _add_engine_log, _add_identities, _add_lease)
 """In order. The first leads from version 1 to version 2."""
 
 
@@ -264,6 +284,7 @@ def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS
         connection.execute(insert(schema_version).values(id=ONLY, version=current))
         connection.execute(insert(loop).values(id=ONLY, base=0, revision=None))
         connection.execute(insert(nudges).values(id=ONLY, count=0))
+        connection.execute(insert(lease).values(id=ONLY, token=0, holder=None, renewals=0, patience_ms=0))
         return
     found = connection.execute(select(schema_version.c.version).where(schema_version.c.id == ONLY)).scalar_one()
     if found > current:
