@@ -26,6 +26,7 @@ from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.ledger import SqlBoard, SqlLedger
 from reconciler.shell.ledger.engine import open_engine
 from reconciler.shell.publisher import Publisher, Publishing
+from reconciler.shell.road import FrontRoad
 from reconciler.shell.source import GitSource
 from reconciler.shell.watch import Watch
 
@@ -139,6 +140,7 @@ def main(settings: Settings) -> int:
             return 0
         _leave()
     publisher.know(runtime.secret)
+    road = FrontRoad(settings.openai_base_url)
     reconciler = Reconciler(
         source=GitSource.from_settings(settings),
         folders=DiskModelFolders(settings.private_root),
@@ -147,6 +149,7 @@ def main(settings: Settings) -> int:
         ledger=ledger,
         rules=rules(settings),
         clock=lambda: datetime.now(UTC),
+        road=road,
     )
     runner = Runner(reconciler, settings.reconcile.interval_s)
     watch = Watch(ledger, settings.spec_repo_url, settings.spec_repo.branch)
@@ -161,6 +164,7 @@ def main(settings: Settings) -> int:
     runner.stop()
     if runner.exit_status == RESTART_ME:
         _leave()
+    road.close()
     replicas.close()
     runtime.close()
     log.info("stopped")
@@ -169,7 +173,7 @@ def main(settings: Settings) -> int:
 
 def rules(settings: Settings) -> Rules:
     """Give the loop's rules from the configuration."""
-    llm = settings.serving.llm.model_dump(mode="json", exclude={"start_attempts", "drain_timeout_s"})
+    llm = settings.serving.llm.model_dump(mode="json", exclude={"start_attempts", "drain_timeout_s", "hang_timeout_s"})
     return Rules(
         limits=settings.limits,
         retry_delays_s=settings.reconcile.retry_delays_s,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from reconciler.core import progress, requests, routing
+from reconciler.core.arrivals import arrivals, held_back
 from reconciler.core.desired import Wanted, desired, must_be_located, pinned, source
 from reconciler.core.entities import (
     ChangeKind,
@@ -25,7 +26,7 @@ from reconciler.core.entities import (
     Unusable,
 )
 from reconciler.core.plan import differs, plan
-from reconciler.ports import Advance, Front, Ledger, ModelFolders, PlatformStatus, Runtime, Source
+from reconciler.ports import Advance, Front, Ledger, ModelFolders, PlatformStatus, Road, Runtime, Source
 from reconciler.spec import Limits, ServingSpec, SpecRejected, parse
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,10 @@ class Rules:
 
 @dataclass(slots=True)
 class Reconciler:
-    """The loop's collaborators. `clock` gives the time as a timezone-aware UTC datetime."""
+    """The loop's collaborators. `clock` gives the time as a timezone-aware UTC datetime.
+
+    Without a `road` Serve's word counts: a replica that runs has answered a request of its own.
+    """
 
     source: Source
     folders: ModelFolders
@@ -51,6 +55,7 @@ class Reconciler:
     ledger: Ledger
     rules: Rules
     clock: Callable[[], datetime]
+    road: Road | None = None
     _parsed: dict[tuple[str, str, str], ServingSpec | SpecRejected] = field(default_factory=dict)
 
     def reconcile_once(self) -> progress.Progress:
@@ -64,7 +69,7 @@ class Reconciler:
         reading = self.source.read(known.revision)
         changes = reading.changes if reading.changes is not None else requests.between(known.records, reading.tree)
         specs = self._specs(reading.tree, changes)
-        seen = self.runtime.observe()
+        seen = self._reached(known.records, self.runtime.observe())
 
         have = progress.observed(known.records, seen, now, self.rules.retry_delays_s)
         want = desired(reading.tree, _by_key(reading.tree, specs), have.records)
@@ -98,6 +103,13 @@ class Reconciler:
         for event in events:
             log.info("%s %s at %s by %s", event.event_type, event.model_key, event.commit[:12], event.author)
         return progress.Progress(outcome.records, events)
+
+    def _reached(self, records: Mapping[str, Record], seen: Observation) -> Observation:
+        """Hold back the models that this pass would call RUNNING and that no user reaches yet."""
+        if self.road is None:
+            return seen
+        coming = arrivals(records, seen)
+        return held_back(seen, {one.model_key for one in coming} - set(self.road.reached(coming)))
 
     def report_trouble(self, error: Exception) -> None:
         """Write down that a pass could not be made, for status pages. Raises LedgerUnreachable."""

@@ -151,6 +151,8 @@ class Deployment:
     starting: int
     stopping: int
     message: str
+    phase: str | None = None
+    """How far the furthest of the replicas is that start: `scheduling`, `loading` or `warming_up`; else None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ class MemoryRuntime:
             starting=len(model.replicas) - running,
             stopping=0,
             message="the engine found no weights in its folder" if model.failed else "",
+            phase="loading" if running < len(model.replicas) and not model.failed else None,
         )
 
     def _reach(self) -> None:
