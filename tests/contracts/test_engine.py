@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +14,11 @@ import pytest
 
 from reconciler.core import wire
 from reconciler.shell.replica_server import Message, Receive, ReplicaServer, Scope, Send
+from tests.contracts.toy_replica import wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
+ROOT = Path(__file__).parents[2]
 OF: dict[str, Any] = {"model_key": "k", "version": "v", "is_healthy": lambda: True}
 
 
@@ -154,3 +159,25 @@ def test_an_engine_is_asked_by_its_own_door_until_its_replica_goes(engine: Any) 
         assert watched.has_failed()
 
     asyncio.run(test())
+
+
+FAMILY = """
+import signal, subprocess, sys
+from reconciler.shell import engine
+stopped = subprocess.Popen(["sleep", "1000"])
+stopped.send_signal(signal.SIGSTOP)
+subprocess.Popen(["sh", "-c", 'cat; touch "$1"', "resource_tracker", sys.argv[1]], stdin=subprocess.PIPE)
+print(stopped.pid, flush=True)
+engine.end_process()
+"""
+
+
+def test_a_replica_that_ends_takes_even_stopped_processes_with_it(tmp_path: Path) -> None:
+    tidied = tmp_path / "tidied"
+    ended = subprocess.run(
+        [sys.executable, "-c", FAMILY, str(tidied)], capture_output=True, text=True, cwd=ROOT, timeout=250, check=False
+    )
+    assert ended.returncode == 1, ended.stderr
+    status = Path("/proc", ended.stdout.strip(), "status")
+    assert not status.exists() or "State:\tZ" in status.read_text()
+    wait_for(tidied.exists, "what removes the shared memory of the dead was killed")
