@@ -10,7 +10,9 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
-from reconciler.shell.pulse import Pulse, Rhythm
+import pytest
+
+from reconciler.shell.pulse import Keeper, Pulse, Rhythm
 
 RHYTHM = Rhythm(limit_s=60, stalled_s=600, look_s=0.0005, silent_s=5, idle_s=30)
 LIMIT_S = 20.0
@@ -156,3 +158,49 @@ def test_a_loop_that_cannot_be_looked_at_is_judged_by_its_answers() -> None:
     lives(toy, lambda: toy.questions >= 5)
     toy.slow = True
     assert "no sign of life" in why(toy)
+
+
+def test_a_replica_ends_when_its_engine_has_and_says_why_until_then() -> None:
+    async def watch() -> None:
+        toy, steps = Toy(), []
+        ended = asyncio.Event()
+
+        async def idle(limit_s: float) -> None:
+            with pytest.raises(RuntimeError, match="the engine died"):
+                keeper.check()
+            steps.append("requests have ended")
+
+        def end() -> None:
+            steps.append("the process has ended")
+            ended.set()
+
+        keeper = Keeper(toy.pulse, idle, end)
+        keeper.start()
+        keeper.check()
+        toy.failed = True
+        await ended.wait()
+        assert steps == ["requests have ended", "the process has ended"]
+
+    asyncio.run(asyncio.wait_for(watch(), LIMIT_S))
+
+
+def test_a_watch_that_ends_by_itself_is_no_health() -> None:
+    async def watch() -> None:
+        toy = Toy()
+
+        def has_failed() -> bool:
+            raise AttributeError("another release of the engine has no such thing")
+
+        toy.has_failed = has_failed  # type: ignore[method-assign]
+        keeper = Keeper(toy.pulse, asyncio.sleep, lambda: None)
+        keeper.start()
+
+        async def keep_checking() -> None:
+            while True:
+                keeper.check()
+                await asyncio.sleep(0.001)
+
+        with pytest.raises(RuntimeError, match="nobody watches the engine any more"):
+            await keep_checking()
+
+    asyncio.run(asyncio.wait_for(watch(), LIMIT_S))
