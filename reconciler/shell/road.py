@@ -103,7 +103,7 @@ class FrontRoad:
         body = {"model": arrival.model_id, "prompt": "Hello", "max_tokens": 1}
         try:
             answer = self._client.post(self._url, json=body, timeout=ANSWER_S)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             is_away = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
             self._away_since = (self._away_since or self._clock()) if is_away else None
             return False

@@ -115,13 +115,11 @@ def test_one_that_is_not_reached_holds_up_no_other() -> None:
         assert road.reached([A, B]) == {B.model_key}
 
 
-@pytest.mark.parametrize("is_there", [True, False])
-def test_a_front_that_cannot_say_does_not_keep_a_model_for_ever(
-    caplog: pytest.LogCaptureFixture, is_there: bool
-) -> None:
+@pytest.mark.parametrize("where", ["there", "away", "no address"])
+def test_a_front_that_cannot_say_does_not_keep_a_model_for_ever(caplog: pytest.LogCaptureFixture, where: str) -> None:
     with a_front() as front, caplog.at_level(logging.WARNING, "reconciler.shell.road"):
-        url = front.base_url if is_there else f"http://127.0.0.1:{free_port()}/v1"
-        with a_road(url, patience_s=0.3) as road:
+        url = {"there": front.base_url, "away": f"http://127.0.0.1:{free_port()}/v1", "no address": "http://a:b/v1"}
+        with a_road(url[where], patience_s=0.3) as road:
             assert road.reached([A]) == {A.model_key}
     assert "svc-a is called running on Serve's word" in caplog.text
 
