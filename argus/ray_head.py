@@ -81,6 +81,9 @@ def environ(state: Path, base: Mapping[str, str]) -> dict[str, str]:
         # Ray's own choice, 15, costs an engine an eighth of its requests a second on a busy machine. At 0 five loading
         # engines on two cores kept the API from its connections for seconds.
         "RAY_worker_niceness": "5",
+        # Read by Serve's controller. A replica that has failed its checks does not end its streams either: it would be
+        # waited for as long as one that goes in order, with the GPUs that its successor needs.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",

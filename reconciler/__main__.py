@@ -41,9 +41,10 @@ from reconciler.shell.ledger import EngineLog, SqlBoard, SqlLeases, SqlLedger
 from reconciler.shell.ledger.engine import open_engine
 from reconciler.shell.probes import ProbeServer
 from reconciler.shell.publisher import Publisher, Publishing
-from reconciler.shell.pulse import Pulse
+from reconciler.shell.road import FrontRoad
 from reconciler.shell.source import GitSource
 from reconciler.shell.systemd import Watchdog
+from reconciler.shell.vitals import Vitals
 from reconciler.shell.watch import Watch
 
 if TYPE_CHECKING:
@@ -76,13 +77,13 @@ class Runner:
         reconciler: Reconciler,
         interval_s: float,
         leads: Callable[[], bool] = lambda: True,
-        pulse: Pulse | None = None,
+        vitals: Vitals | None = None,
     ) -> None:
         """Prepare a scheduler; `start` begins. While `leads` says no, there are looks in the place of passes."""
         self._reconciler = reconciler
         self._interval_s = interval_s
         self._leads = leads
-        self._pulse = pulse or Pulse(interval_s, PASS_LIMIT_S)
+        self._pulse = vitals or Vitals(interval_s, PASS_LIMIT_S)
         self._asked = threading.Event()
         self.stopping = threading.Event()
         self.exit_status = 0
@@ -175,18 +176,19 @@ def main(settings: Settings) -> int:
     engine = open_engine(settings.ledger_url, settings.ledger.timeout_s)
     me = _claim(settings)
     leadership = _leadership(settings, me)
-    pulse = Pulse(settings.reconcile.interval_s, settings.reconcile.pass_limit_s)
-    probes = _probes(settings, me, pulse, leadership)
+    vitals = Vitals(settings.reconcile.interval_s, settings.reconcile.pass_limit_s)
+    probes = _probes(settings, me, vitals, leadership)
     ledger = SqlLedger(engine, leadership.fence)
     publisher = Publisher(_board(kind, engine, leadership), lambda: leadership.token)
     runtime, replicas = _runtime(settings, kind, publisher, leadership)
     watchdog = Watchdog()
-    if not _connect(runtime, stop, pulse, watchdog):
+    if not _connect(runtime, stop, vitals, watchdog):
         if stop.is_set():
             return 0
         _leave()
     publisher.know(runtime.secret)
-    pulse.connected()
+    vitals.connected()
+    road = FrontRoad(settings.openai_base_url)
     reconciler = Reconciler(
         source=GitSource.from_settings(settings),
         folders=DiskModelFolders(settings.private_root),
@@ -196,8 +198,9 @@ def main(settings: Settings) -> int:
         rules=rules(settings),
         clock=lambda: datetime.now(UTC),
         confirm=leadership.confirm,
+        road=road,
     )
-    runner = Runner(reconciler, settings.reconcile.interval_s, leadership.is_leading, pulse)
+    runner = Runner(reconciler, settings.reconcile.interval_s, leadership.is_leading, vitals)
     watch = Watch(ledger, settings.spec_repo_url, settings.spec_repo.branch)
     keeper = Keeper(leadership, settings.reconcile.takeover_s, runner.ask)
     keeper.start()
@@ -205,18 +208,7 @@ def main(settings: Settings) -> int:
     collector = _collector(engine)
     collector.start()
     log.info("reconciling every %g s as %s", settings.reconcile.interval_s, leadership.holder)
-    while not stop.wait(WATCH_EVERY_S) and not runner.stopping.is_set():
-        pulse.beat()
-        if pulse.alive().ok:
-            watchdog.tell()
-        if pulse.is_hung():
-            log.critical("a pass runs for more than %g s", settings.reconcile.pass_limit_s)
-            _leave()
-        try:
-            if watch.stirred():
-                runner.ask()
-        except Unreachable as error:
-            log.debug("cannot watch: %s", error)
+    _look_on(runner, watch, vitals, watchdog, stop)
     runner.stop()
     if runner.exit_status == RESTART_ME:
         # The lease is kept: a call to Ray that never came back may still take effect. The next process of this name
@@ -224,6 +216,7 @@ def main(settings: Settings) -> int:
         _leave()
     collector.close()
     keeper.stop()
+    road.close()
     replicas.close()
     runtime.close()
     for probe in probes:
@@ -232,9 +225,25 @@ def main(settings: Settings) -> int:
     return runner.exit_status
 
 
+def _look_on(runner: Runner, watch: Watch, vitals: Vitals, watchdog: Watchdog, stop: threading.Event) -> None:
+    """Ask for passes when something stirs, until asked to stop. A pass that hangs ends the process."""
+    while not stop.wait(WATCH_EVERY_S) and not runner.stopping.is_set():
+        vitals.beat()
+        if vitals.alive().ok:
+            watchdog.tell()
+        if vitals.is_hung():
+            log.critical("a pass runs for longer than reconcile.pass_limit_s")
+            _leave()
+        try:
+            if watch.stirred():
+                runner.ask()
+        except Unreachable as error:
+            log.debug("cannot watch: %s", error)
+
+
 def rules(settings: Settings) -> Rules:
     """Give the loop's rules from the configuration."""
-    llm = settings.serving.llm.model_dump(mode="json", exclude={"start_attempts", "drain_timeout_s"})
+    llm = settings.serving.llm.model_dump(mode="json", exclude={"start_attempts", "drain_timeout_s", "hang_timeout_s"})
     return Rules(
         limits=settings.limits,
         retry_delays_s=settings.reconcile.retry_delays_s,
@@ -286,9 +295,9 @@ def _leadership(settings: Settings, me: Claim) -> Leadership:
     return Leadership(SqlLeases(engine), me.name, patience_s)
 
 
-def _probes(settings: Settings, me: Claim, pulse: Pulse, leadership: Leadership) -> list[ProbeServer]:
+def _probes(settings: Settings, me: Claim, vitals: Vitals, leadership: Leadership) -> list[ProbeServer]:
     """Answer probes on the socket in the state folder, and on a port where the settings name one."""
-    answers = {"/healthz": pulse.alive, "/readyz": lambda: pulse.ready(leadership)}
+    answers = {"/healthz": vitals.alive, "/readyz": lambda: vitals.ready(leadership)}
     host, port = settings.reconcile.probe_host, settings.reconcile.probe_port
     servers = []
     try:
@@ -341,7 +350,7 @@ def _collector(engine: Engine) -> LogCollector:
     return LogCollector(EngineLog(engine))
 
 
-def _connect(runtime: ServeRuntime, stop: threading.Event, pulse: Pulse, watchdog: Watchdog) -> bool:
+def _connect(runtime: ServeRuntime, stop: threading.Event, vitals: Vitals, watchdog: Watchdog) -> bool:
     """Wait for Ray. Gives False where the process is to end: asked to stop, or the client is in an unknown state."""
     began = time.monotonic()
     said = ""
@@ -356,7 +365,7 @@ def _connect(runtime: ServeRuntime, stop: threading.Event, pulse: Pulse, watchdo
             if str(error) != said:
                 said = str(error)
                 log.info("waiting for Ray: %s", error)
-            pulse.starting(f"waiting for Ray: {error}")
+            vitals.starting(f"waiting for Ray: {error}")
             stop.wait(1)
         else:
             log.info("connected to Ray after %.1f s", time.monotonic() - began)

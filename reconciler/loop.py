@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from reconciler.core import progress, requests, rewrites, room, routing
+from reconciler.core.arrivals import arrivals, held_back
 from reconciler.core.desired import Wanted, desired, must_be_located, pinned, source
 from reconciler.core.entities import (
     ChangeKind,
@@ -25,7 +26,7 @@ from reconciler.core.entities import (
     Unusable,
 )
 from reconciler.core.plan import differs, plan
-from reconciler.ports import Advance, Front, Ledger, ModelFolders, PlatformStatus, Runtime, Source
+from reconciler.ports import Advance, Front, Ledger, ModelFolders, PlatformStatus, Road, Runtime, Source
 from reconciler.spec import Limits, ServingSpec, SpecRejected, UpdateStrategy, parse
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Reconciler:
     """The loop's collaborators. `clock` gives the time as a timezone-aware UTC datetime.
 
     `confirm` makes sure that this reconciler may act; it raises NotLeader, or LedgerUnreachable where that is unknown.
+    Without a `road` Serve's word counts: a replica that runs has answered a request of its own.
     """
 
     source: Source
@@ -60,6 +62,7 @@ class Reconciler:
     rules: Rules
     clock: Callable[[], datetime]
     confirm: Callable[[], None] = _may_always
+    road: Road | None = None
     _parsed: dict[tuple[str, str, str], ServingSpec | SpecRejected] = field(default_factory=dict)
     _others_gpus: float | None = None
 
@@ -77,7 +80,7 @@ class Reconciler:
             known.revision, known.records, known.carried, reading.tree, reading.changes
         )
         specs = self._specs(tree, changes)
-        seen = self.runtime.observe()
+        seen = self._reached(known.records, self.runtime.observe())
 
         have = progress.observed(known.records, seen, now, self.rules.retry_delays_s)
         want = desired(tree, _by_key(tree, specs), have.records)
@@ -129,6 +132,13 @@ class Reconciler:
         """
         self.source.read(self.ledger.load().revision)
         self.runtime.observe()
+
+    def _reached(self, records: Mapping[str, Record], seen: Observation) -> Observation:
+        """Hold back the models that this pass would call RUNNING and that no user reaches yet."""
+        if self.road is None:
+            return seen
+        coming = arrivals(records, seen)
+        return held_back(seen, {one.model_key for one in coming} - set(self.road.reached(coming)))
 
     def report_trouble(self, error: Exception) -> None:
         """Write down that a pass could not be made, for status pages. Raises LedgerUnreachable, Moved, NotLeader."""

@@ -5,11 +5,12 @@ Every method that waits has a time limit of its own and raises the `Unreachable`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from reconciler.core.arrivals import Arrival
 from reconciler.core.entities import (
     App,
     Event,
@@ -165,6 +166,17 @@ class Front(Protocol):
 
     def show(self, names: Sequence[Name]) -> None:
         """Know these names from now on, and no others. Raises Unreachable where that cannot be passed on."""
+        ...
+
+
+class Road(Protocol):
+    """The way that users' requests take to a model."""
+
+    def reached(self, arrivals: Sequence[Arrival]) -> Collection[str]:
+        """Give the keys of those that have answered by it. Waits about a second at most, and never raises.
+
+        Who never answers by it is given all the same after a while: the road may be out of the reconciler's reach.
+        """
         ...
 
 

@@ -139,6 +139,7 @@ class LlmSettings(_Section):
     engine_defaults: dict[str, Any] = Field(default_factory=dict)
     start_attempts: Annotated[int, Field(ge=1, le=20)] = 2
     drain_timeout_s: Seconds = 600
+    hang_timeout_s: Seconds = 60
     max_ongoing_requests: Annotated[int, Field(ge=1, le=100_000)] = 1024
     cpu: CpuEngineSettings = CpuEngineSettings()
 

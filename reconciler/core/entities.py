@@ -153,7 +153,7 @@ class Deployment:
     stopping: int
     message: str
     phase: Phase | None = None
-    """How far the replicas are that start: the least of them counts. None where nothing starts or nobody can tell."""
+    """How far the furthest of the replicas is that start. None where nothing starts or nobody can tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ COMMIT_HEADER = "x-argus-commit"
 """Response header: the commit whose spec the engine that answered was built from."""
 
 HEALTH_PATH = "/-/ready"
-"""GET, without the secret: 200 while a replica takes requests, 404 while it drains, 503 where its engine is dead.
+"""GET, without the secret: 200 while a replica is in service, 404 where it goes, 503 where its engine is dead.
 
 404 is HAProxy's word for "nothing new, but let what runs end" (`http-check disable-on-404`).
 """

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
+import os
+import ssl
 import traceback
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
+import psutil
 import ray
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
@@ -19,6 +24,8 @@ from reconciler.core.wire import SECRET_HEADER
 from reconciler.shell.engine_app import fit
 from reconciler.shell.engine_log import ReplicaOutput
 from reconciler.shell.front_secret import front_secret
+from reconciler.shell.phases import forget, tell
+from reconciler.shell.pulse import Keeper, Pulse, Rhythm
 from reconciler.shell.replica_server import ReplicaServer
 
 log = logging.getLogger(__name__)
@@ -35,21 +42,25 @@ class ModelServer(LLMServer):
 
     It counts as started only when it has answered a request that came in as a user's does. Serve awaits `start` before
     it calls a replica running, so "running" means "answers", and the slow first request of an engine is not a user's.
+    From then on the engine is watched: one that died or hangs takes its replica with it, and Serve starts another.
 
     Args:
         llm_config: What Ray builds the engine from.
         model_key: The model that this is a replica of.
         version: `Workload.version` of what the engine is built from.
         drain_s: How long requests may go on once Serve stops this replica.
+        hang_s: How long an engine that was asked may give no sign of life.
         kwargs: What LLMServer takes besides.
     """
 
     async def __init__(  # type: ignore[misc]  # a coroutine, as LLMServer's is: Serve awaits it
-        self, llm_config: LLMConfig, *, model_key: str, version: str, drain_s: float, **kwargs: Any
+        self, llm_config: LLMConfig, *, model_key: str, version: str, drain_s: float, hang_s: float, **kwargs: Any
     ) -> None:
         self._model_key = model_key
         self._version = version
         self._drain_s = drain_s
+        self._hang_s = hang_s
+        self._keeper: Keeper | None = None
         self._server: ReplicaServer | None = None
         self._output = ReplicaOutput()
         try:
@@ -76,26 +87,43 @@ class ModelServer(LLMServer):
         # Ray would download the model in a worker process of its own, which takes 20 s of imports to find a folder.
         self._llm_config.get_or_create_callback().ctx.run_init_node = False
         await super().start()
+        tell("warming_up")
         client = self.engine._engine_client
         app = await self.engine.build_asgi_app()
         fit(app)
-        self._server = ReplicaServer(
+        server = self._server = ReplicaServer(
             app,
             secret=secret,
             model_key=self._model_key,
             version=self._version,
-            is_healthy=lambda: not client.errored,
+            is_healthy=lambda: not client.errored and (self._keeper is None or self._keeper.why is None),
         )
         set_ulimit()  # each connection is an open file, and 1024 is a common limit
-        address = await self._server.start(ray.util.get_node_ip_address())
+        address = await server.start(ray.util.get_node_ip_address())
         asked = _a_request(app.state, self._llm_config.model_id)
-        if asked is None:
-            await self.engine.check_health()
-        else:
-            await _answer(address, secret, *asked)
+
+        async def answer(limit_s: float) -> None:
+            if asked is None:
+                await client.is_sleeping()
+            else:
+                await _answer(address, secret, *asked, limit_s=limit_s)
+
+        await answer(FIRST_ANSWER_LIMIT_S)
+        rhythm = Rhythm(limit_s=self._hang_s)
+        engine = WatchedEngine(client, server, lambda: answer(2 * rhythm.stalled_s))
+        pulse = Pulse(engine, rhythm)
+        engine.tell(pulse.beat)
+        self._keeper = Keeper(pulse, server.idle, end_process)
+        self._keeper.start()
+        forget()
         # What was made so far stays: a full collection would walk all of torch and vLLM in the middle of a stream.
         gc.collect()
         gc.freeze()
+
+    async def check_health(self) -> None:
+        """Serve's question. Raises RuntimeError with why the engine is dead; its process is about to end then."""
+        if self._keeper is not None:
+            self._keeper.check()
 
     def record_replica_metadata(self) -> dict[str, Any]:
         """Tell Serve where this replica listens. A hook of Serve's, called once `start` is through."""
@@ -107,6 +135,61 @@ class ModelServer(LLMServer):
         if server is not None:
             await server.drain(self._drain_s)
         await super().__del__()
+
+
+class WatchedEngine:
+    """A vLLM engine as `pulse.Engine`.
+
+    Args:
+        client: vLLM's AsyncLLM.
+        server: The replica's own server, which users' requests come through.
+        answer: Has the engine answer a request of its own through that server.
+    """
+
+    def __init__(self, client: Any, server: ReplicaServer, answer: Callable[[], Awaitable[None]]) -> None:
+        self._client = client
+        self._server = server
+        self._answer = answer
+
+    def has_failed(self) -> bool:
+        """Keep `pulse.Engine.has_failed`."""
+        return bool(self._client.errored)
+
+    def is_asked(self) -> bool:
+        """Keep `pulse.Engine.is_asked`."""
+        return self._server.in_flight > 0
+
+    async def answer(self) -> None:
+        """Keep `pulse.Engine.answer`. A replica that goes may take no connections any more, not even its own."""
+        await (self.turn() if self._server.is_leaving else self._answer())
+
+    async def turn(self) -> None:
+        """Keep `pulse.Engine.turn`: vLLM answers this between two steps of its engine, without the model."""
+        await self._client.is_sleeping()
+
+    def tell(self, beat: Callable[[], None]) -> None:
+        """Call `beat` whenever a step of the engine has given something, a token or an embedding of any request."""
+        core = self._client.engine_core
+        outputs = core.get_output_async
+
+        async def heard() -> Any:
+            given = await outputs()
+            beat()
+            return given
+
+        core.get_output_async = heard
+
+
+def end_process() -> None:
+    """End this process and all below it, also those that are stopped: they hold what the next replica needs.
+
+    Resource trackers are spared. They end by themselves, after they have removed the shared memory of the dead.
+    """
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if not any("resource_tracker" in word for word in child.cmdline()):
+                child.kill()
+    os._exit(1)
 
 
 def _a_request(state: Any, model: str) -> tuple[str, dict[str, Any]] | None:
@@ -128,15 +211,19 @@ def _a_request(state: Any, model: str) -> tuple[str, dict[str, Any]] | None:
     return None
 
 
-async def _answer(address: str, secret: str, path: str, body: dict[str, Any]) -> None:
+async def _answer(
+    address: str, secret: str, path: str, body: dict[str, Any], *, limit_s: float = FIRST_ANSWER_LIMIT_S
+) -> None:
     """Ask for one answer as a front does. Raises RuntimeError where it is not 200."""
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=FIRST_ANSWER_LIMIT_S) as client:
+        # With an empty context of TLS: to load the authorities of the web takes 30 ms, which every stream would wait.
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        async with httpx.AsyncClient(trust_env=False, verify=tls, timeout=limit_s) as client:
             answer = await client.post(f"http://{address}{path}", json=body, headers={SECRET_HEADER: secret})
     except httpx.HTTPError as error:
-        raise RuntimeError(f"the engine started but does not answer: {type(error).__name__}: {error}") from error
+        raise RuntimeError(f"the engine does not answer: {type(error).__name__}: {error}") from error
     if answer.status_code != httpx.codes.OK:
-        raise RuntimeError(f"the engine started but does not answer: {_words(answer)}")
+        raise RuntimeError(f"the engine does not answer: {_words(answer)}")
 
 
 def _said(error: Exception) -> str:

@@ -19,13 +19,15 @@ from reconciler.core import answers, log_lines, root_cause, routes, wire
 from reconciler.core.entities import Workload
 from reconciler.errors import SettingsError
 from reconciler.settings import LlmSettings
-from reconciler.shell import engine, engine_app, engine_log, front_secret, replica_server
+from reconciler.shell import engine, engine_app, engine_log, front_secret, phases, pulse, replica_server
 
 BY_VALUE: tuple[ModuleType, ...] = (
     engine,
     engine_app,
     engine_log,
     replica_server,
+    pulse,
+    phases,
     front_secret,
     answers,
     log_lines,
@@ -36,6 +38,8 @@ BY_VALUE: tuple[ModuleType, ...] = (
 """Modules of ours that run in replicas: they go to the cluster with what `deployer` gives."""
 
 HEALTH_CHECK_S = 5
+HEALTH_TIMEOUT_S = 15
+"""A replica answers this at once. One that is late three times in a row is stopped itself, and is replaced."""
 
 STOP_MARGIN_S = 15
 """What Serve waits beyond the drain before it kills a replica: the replica then ends its last requests itself."""
@@ -93,6 +97,7 @@ def deployer(llm: LlmSettings, private_root: Path) -> Callable[[Workload], Any]:
                 "max_surge_percent": 100 if workload.surge else 0,
                 "max_constructor_retry_count": llm.start_attempts,
                 "health_check_period_s": HEALTH_CHECK_S,
+                "health_check_timeout_s": HEALTH_TIMEOUT_S,
                 "ray_actor_options": {"num_cpus": 0},
             },
             log_engine_metrics=False,
@@ -104,6 +109,7 @@ def deployer(llm: LlmSettings, private_root: Path) -> Callable[[Workload], Any]:
                 "model_key": workload.model_key,
                 "version": workload.version,
                 "drain_s": llm.drain_timeout_s,
+                "hang_s": llm.hang_timeout_s,
             },
             override_serve_options={"name": workload.model_key},
         )

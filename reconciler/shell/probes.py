@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from socketserver import ThreadingMixIn
 from typing import Any
 
-from reconciler.shell.pulse import Health
+from reconciler.shell.vitals import Health
 
 log = logging.getLogger(__name__)
 

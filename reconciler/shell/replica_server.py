@@ -13,6 +13,7 @@ import contextlib
 import hmac
 import logging
 import socket
+import time
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, TypeAlias
 
@@ -30,7 +31,11 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SETTLE_S = 3.0
-"""How long a replica that goes still takes requests: fronts need up to a second to hear of it."""
+"""How long a replica that goes still takes requests after the last one came: fronts hear of it within a second."""
+
+HANDOVER_S = 60.0
+"""How long a replica that goes serves fronts that go on sending: those that have not heard of its successor either,
+because the reconciler or the board is away. It takes the reconciler 20 s to be back."""
 
 START_LIMIT_S = 30.0
 CUT_LIMIT_S = 5.0
@@ -69,6 +74,8 @@ class Gate:
         """Whether the health path says that this replica takes nothing new. It goes on serving all the same."""
         self.in_flight = 0
         """How many requests the engine's app works on."""
+        self.arrived = 0.0
+        """When the last of them came in, on the monotonic clock."""
         self._app = app
         self._secret = secret.encode()
         self._stamp = (KEY_HEADER.encode(), model_key.encode())
@@ -99,6 +106,7 @@ class Gate:
             await _give(refused, stamped)
             return
         self.in_flight += 1
+        self.arrived = time.monotonic()
         try:
             await self._app({**scope, "headers": headers}, receive, stamped)
         finally:
@@ -149,7 +157,8 @@ class ReplicaServer:
         model_key: The model that answers.
         version: `Workload.version` of what the engine was built from.
         is_healthy: Says whether the engine lives, at once.
-        settle_s: How long requests are still taken once `drain` is called.
+        settle_s: How long requests are still taken after the last one came, once `drain` is called.
+        handover_s: How long they may go on coming until fronts are told.
     """
 
     def __init__(
@@ -161,10 +170,12 @@ class ReplicaServer:
         version: str,
         is_healthy: Callable[[], bool],
         settle_s: float = SETTLE_S,
+        handover_s: float = HANDOVER_S,
     ) -> None:
         self._gate = Gate(app, secret=secret, model_key=model_key, is_healthy=is_healthy)
         self._version = version
         self._settle_s = settle_s
+        self._handover_s = handover_s
         self._address = ""
         self._server = _Server(_config(self._gate))
         self._serving: asyncio.Task[None] | None = None
@@ -196,13 +207,30 @@ class ReplicaServer:
         """Give what Serve is to tell the reconciler about this replica (`record_replica_metadata`)."""
         return {"argus": {"address": self._address, "version": self._version}}
 
-    async def drain(self, limit_s: float) -> None:
-        """Take nothing new and let what runs end. Gives when nothing runs any more.
+    @property
+    def in_flight(self) -> int:
+        """How many requests wait for the engine."""
+        return self._gate.in_flight
 
-        The health path says so at once; connections and requests are still taken for `settle_s`, because fronts learn
-        of it with a delay. (A dead engine could only refuse them: they are better off with a connection that fails,
-        which a front tries again elsewhere.) Requests that run `limit_s` after the call are cut. Called again, it waits
-        for the first.
+    @property
+    def is_leaving(self) -> bool:
+        """Whether `drain` was called: connections may be refused from then on."""
+        return self._drained is not None
+
+    async def idle(self, limit_s: float) -> None:
+        """Wait until no request waits for the engine, for at most `limit_s`."""
+        until = time.monotonic() + limit_s
+        while self._gate.in_flight and time.monotonic() < until:  # noqa: ASYNC110  the end of a replica, once
+            await asyncio.sleep(0.02)
+
+    async def drain(self, limit_s: float) -> None:
+        """Hand over, take nothing new and let what runs end. Gives when nothing runs any more.
+
+        Fronts learn with a delay that this replica goes, and that another has come in its place. So it serves as before
+        until nothing has come for `settle_s`. Fronts that still send after `handover_s` have nobody who tells them:
+        the health path does so then. (A dead engine could only refuse: requests are better off with a connection that
+        fails, which a front tries again elsewhere.) Requests that run `limit_s` after the call are cut. Called again,
+        it waits for the first.
         """
         if self._serving is None:
             return
@@ -211,15 +239,28 @@ class ReplicaServer:
         await asyncio.shield(self._drained)
 
     async def _drain(self, serving: asyncio.Task[None], limit_s: float) -> None:
-        deadline = asyncio.get_running_loop().time() + limit_s
+        deadline = time.monotonic() + limit_s
+        if self._gate.is_healthy() and not await self._is_let_go(serving, min(self._handover_s, limit_s)):
+            self._gate.draining = True
+            await asyncio.wait({serving}, timeout=max(0.0, min(self._settle_s, deadline - time.monotonic())))
         self._gate.draining = True
-        settle_s = self._settle_s if self._gate.is_healthy() else 0.0
-        await asyncio.wait({serving}, timeout=min(settle_s, limit_s))
         # uvicorn now closes the listener and idle connections, and the others as their requests end.
         self._server.should_exit = True
-        await asyncio.wait({serving}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        await asyncio.wait({serving}, timeout=max(0.0, deadline - time.monotonic()))
         if not serving.done():
             await self._cut(serving, limit_s)
+
+    async def _is_let_go(self, serving: asyncio.Task[None], limit_s: float) -> bool:
+        """Wait until fronts send nothing any more. False where they still do after `limit_s`."""
+        began = time.monotonic()
+        while True:
+            quiet_at = max(began, self._gate.arrived) + self._settle_s
+            left = min(quiet_at, began + limit_s) - time.monotonic()
+            if left <= 0:
+                return quiet_at <= began + limit_s
+            await asyncio.wait({serving}, timeout=left)
+            if serving.done():
+                return True
 
     async def _cut(self, serving: asyncio.Task[None], limit_s: float) -> None:
         if self._gate.in_flight:

@@ -2,8 +2,8 @@
 
 `serve.run` as it is documented restarts every model whenever one is added: it gives each deployment a random version.
 Here each deployment carries its own (`Workload.version`), and the root one that says nothing of models. The private
-names of Ray that this takes are all in this file, `replicas` and `kv_board`; `tests/contracts/test_runtime.py` proves
-by process id that they do what is said here.
+names of Ray that this takes are all in this file, `replicas`, `phases` and `kv_board`;
+`tests/contracts/test_runtime.py` proves by process id that they do what is said here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from reconciler.core.entities import App, Cluster, Deployment, Health, Observati
 from reconciler.errors import RuntimeLost, RuntimeUnreachable
 from reconciler.names import APP_NAME
 from reconciler.settings import ServingSettings
-from reconciler.shell import front_secret, ingress, kv_board
+from reconciler.shell import front_secret, ingress, kv_board, phases
 from reconciler.shell.ingress import EmptyRoot, Ingress
 from reconciler.shell.kv_board import KvReader
 
@@ -220,10 +220,10 @@ class ServeRuntime:
         if app is None:
             self._follow(())
             return Observation(None, "", {}, cluster)
+        models = {name: details for name, details in app["deployments"].items() if name != ROOT}
+        phase = phases.furthest({name: _starting(details) for name, details in models.items()})
         deployments = {
-            name: _deployment(name, details, targets.get(name))
-            for name, details in app["deployments"].items()
-            if name != ROOT
+            name: _deployment(name, details, targets.get(name), phase.get(name)) for name, details in models.items()
         }
         self._follow(deployments)
         return Observation(
@@ -306,7 +306,11 @@ def _versioned(bound: Any, version: str) -> Any:
     return bound
 
 
-def _deployment(name: str, details: dict[str, Any], target: Any | None) -> Deployment:
+def _starting(details: dict[str, Any]) -> list[dict[str, Any]]:
+    return [replica for replica in details["replicas"] if _word(replica["state"]) == "STARTING"]
+
+
+def _deployment(name: str, details: dict[str, Any], target: Any | None, phase: phases.Phase | None) -> Deployment:
     states = Counter(_word(replica["state"]) for replica in details["replicas"])
     return Deployment(
         model_key=name,
@@ -317,4 +321,5 @@ def _deployment(name: str, details: dict[str, Any], target: Any | None) -> Deplo
         starting=states["STARTING"],
         stopping=states["STOPPING"],
         message=str(details["message"]),
+        phase=phase,
     )

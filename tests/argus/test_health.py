@@ -15,7 +15,7 @@ from argus.health import EVERY_S, FAILURES, Health, socket_probe
 from argus.supervisor import Command, Death, Service, Supervisor
 from reconciler.front.listening import unix_socket
 from reconciler.shell.probes import ProbeServer
-from reconciler.shell.pulse import Health as Answer
+from reconciler.shell.vitals import Health as Answer
 from tests.argus.test_supervisor import within
 
 SERVER = """
@@ -23,7 +23,7 @@ import socket, sys, time
 from pathlib import Path
 from reconciler.front.listening import unix_socket
 from reconciler.shell.probes import ProbeServer
-from reconciler.shell.pulse import Health
+from reconciler.shell.vitals import Health
 path = Path(sys.argv[1])
 ProbeServer(unix_socket(path.parent, path.name), {"/healthz": lambda: Health(True, {"status": "ok"})})
 time.sleep(600)

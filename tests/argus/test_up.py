@@ -93,6 +93,7 @@ def test_engines_are_given_no_secret_of_the_platforms_and_no_way_to_a_hub(tmp_pa
     assert "RAY_ADDRESS" not in environ
     assert environ["HF_HUB_OFFLINE"] == environ["TRANSFORMERS_OFFLINE"] == environ["VLLM_NO_USAGE_STATS"] == "1"
     assert environ["RAY_AUTH_MODE"] == "token"
+    assert environ["RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS"] == "1", "a stuck replica is drained for ten minutes"
 
 
 def test_each_process_is_given_only_its_own_keys(tmp_path: Path) -> None:

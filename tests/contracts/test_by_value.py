@@ -15,16 +15,17 @@ sys.path.insert(0, {root!r})
 from ray import cloudpickle
 from reconciler.core import answers, log_lines, root_cause
 from reconciler.core.routes import Route, RoutingTable, Target, Unavailable
-from reconciler.shell import engine_log, ingress, replica_server, serve
+from reconciler.shell import engine_log, ingress, phases, pulse, replica_server, serve
 from reconciler.shell.kv_board import KvReader
-for module in (*serve.BY_VALUE, replica_server, engine_log, log_lines, root_cause):
+for module in (*serve.BY_VALUE, replica_server, pulse, phases, engine_log, log_lines, root_cause):
     cloudpickle.register_pickle_by_value(module)
 why = Unavailable("model_loading", "is still loading", 10)
 route = Route("m", "key", "alice", 1, why, (Target("r", "127.0.0.1:9", "c1"),))
 table = RoutingTable("secret", (route,))
 sent = dict(table=table, answers=answers.decide, forward=answers.Forward, ingress=ingress.Ingress, reader=KvReader,
             whole=serve.ingress_class(1000, 10.0), root=ingress.EmptyRoot, server=replica_server.ReplicaServer,
-            output=engine_log.ReplicaOutput, reader_of_logs=engine_log.LogReader, explain=root_cause.explain)
+            output=engine_log.ReplicaOutput, reader_of_logs=engine_log.LogReader, explain=root_cause.explain,
+            keeper=pulse.Keeper, pulse=pulse.Pulse, rhythm=pulse.Rhythm, tell=phases.tell)
 sys.stdout.buffer.write(cloudpickle.dumps(sent))
 """
 
@@ -74,7 +75,20 @@ async def main():
     events.put_nowait({"type": "lifespan.shutdown"})
     await asyncio.wait_for(life, 10)
 
+class Dead:
+    def has_failed(self):
+        return True
+
+async def watch():
+    ended = asyncio.Event()
+    pulse = got["pulse"](Dead(), got["rhythm"](limit_s=1, look_s=0.001))
+    keeper = got["keeper"](pulse, lambda limit_s: asyncio.sleep(0), ended.set)
+    keeper.start()
+    await asyncio.wait_for(ended.wait(), 10)
+    assert keeper.why == "the engine died"
+
 asyncio.run(main())
+asyncio.run(watch())
 assert "reconciler" not in sys.modules
 """
 

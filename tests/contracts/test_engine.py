@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +14,12 @@ import pytest
 
 from reconciler.core import wire
 from reconciler.shell.replica_server import Message, Receive, ReplicaServer, Scope, Send
+from tests.contracts.toy_replica import wait_for
 
 pytestmark = pytest.mark.timeout(300)
+
+ROOT = Path(__file__).parents[2]
+OF: dict[str, Any] = {"model_key": "k", "version": "v", "is_healthy": lambda: True}
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +98,86 @@ def test_each_kind_of_engine_is_asked_what_it_can_answer(engine: Any, handlers: 
 
 def test_an_engine_of_no_known_kind_is_not_asked(engine: Any) -> None:
     assert engine._a_request(SimpleNamespace(), "m") is None
+
+
+class Core:
+    """vLLM's client of its engine process, as far as a pulse touches it."""
+
+    def __init__(self) -> None:
+        self.outputs: asyncio.Queue[str] = asyncio.Queue()
+
+    async def get_output_async(self) -> str:
+        return await self.outputs.get()
+
+
+class Client:
+    """vLLM's AsyncLLM, as far as a pulse touches it."""
+
+    errored = False
+
+    def __init__(self) -> None:
+        self.engine_core = Core()
+        self.turns = 0
+
+    async def is_sleeping(self) -> bool:
+        self.turns += 1
+        return False
+
+
+def test_every_step_of_an_engine_is_a_beat_and_nothing_of_it_is_lost(engine: Any) -> None:
+    async def test() -> None:
+        client, beats = Client(), []
+        watched = engine.WatchedEngine(client, ReplicaServer(Engine(200, b""), secret="s", **OF), None)
+        waiting = asyncio.create_task(client.engine_core.get_output_async())  # as vLLM's own task does, from before
+        await asyncio.sleep(0)
+        watched.tell(lambda: beats.append(1))
+        for given in ("first", "second", "third"):
+            client.engine_core.outputs.put_nowait(given)
+        assert await waiting == "first"
+        assert [await client.engine_core.get_output_async() for _ in range(2)] == ["second", "third"]
+        assert len(beats) == 2
+
+    asyncio.run(test())
+
+
+def test_an_engine_is_asked_by_its_own_door_until_its_replica_goes(engine: Any) -> None:
+    async def test() -> None:
+        client, app = Client(), Engine(200, b"{}")
+        server = ReplicaServer(app, secret="s", settle_s=0, **OF)
+        address = await server.start("127.0.0.1")
+        watched = engine.WatchedEngine(
+            client, server, lambda: engine._answer(address, "s", "/v1/completions", {"model": "m"})
+        )
+        assert not watched.has_failed()
+        assert not watched.is_asked()
+        await watched.answer()
+        assert (len(app.asked), client.turns) == (1, 0)
+        await server.drain(0)
+        await watched.answer()
+        assert (len(app.asked), client.turns) == (1, 1)
+        client.errored = True
+        assert watched.has_failed()
+
+    asyncio.run(test())
+
+
+FAMILY = """
+import signal, subprocess, sys
+from reconciler.shell import engine
+stopped = subprocess.Popen(["sleep", "1000"])
+stopped.send_signal(signal.SIGSTOP)
+subprocess.Popen(["sh", "-c", 'cat; touch "$1"', "resource_tracker", sys.argv[1]], stdin=subprocess.PIPE)
+print(stopped.pid, flush=True)
+engine.end_process()
+"""
+
+
+def test_a_replica_that_ends_takes_even_stopped_processes_with_it(tmp_path: Path) -> None:
+    tidied = tmp_path / "tidied"
+    ended = subprocess.run(
+        [sys.executable, "-c", FAMILY, str(tidied)], capture_output=True, text=True, cwd=ROOT, timeout=250, check=False
+    )
+    assert ended.returncode == 1, ended.stderr
+    status = Path("/proc", ended.stdout.strip(), "status")
+    assert not status.exists() or "State:\tZ" in status.read_text()
+    wait_for(tidied.exists, "what removes the shared memory of the dead was killed")

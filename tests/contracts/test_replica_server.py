@@ -104,10 +104,16 @@ class Replica:
 
 
 @asynccontextmanager
-async def a_replica(settle_s: float = 0.0) -> AsyncIterator[Replica]:
+async def a_replica(settle_s: float = 0.0, handover_s: float = LIMIT_S) -> AsyncIterator[Replica]:
     engine = Engine()
     server = ReplicaServer(
-        engine, secret=SECRET, model_key=KEY, version="v1", is_healthy=lambda: engine.alive, settle_s=settle_s
+        engine,
+        secret=SECRET,
+        model_key=KEY,
+        version="v1",
+        is_healthy=lambda: engine.alive,
+        settle_s=settle_s,
+        handover_s=handover_s,
     )
     address = await server.start("127.0.0.1")
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
@@ -380,17 +386,41 @@ def test_draining_lets_every_stream_end() -> None:
     run(test)
 
 
-def test_a_replica_that_goes_says_so_at_once_and_still_serves_while_fronts_have_not_heard() -> None:
+def test_a_replica_that_goes_is_in_service_until_fronts_have_let_go_of_it() -> None:
     async def test() -> None:
-        async with a_replica(settle_s=LIMIT_S) as replica:
-            drained = asyncio.create_task(replica.server.drain(0.5))
+        async with a_replica(settle_s=0.2) as replica:
+            drained = asyncio.create_task(replica.server.drain(LIMIT_S))
+            began = asyncio.get_running_loop().time()
+            while asyncio.get_running_loop().time() < began + 0.6:  # thrice as long as it takes without requests
+                assert (await replica.front.post(ECHO, json={})).status_code == 200
+                assert await replica.health() == 200
+            assert not drained.done()
+            await drained
+            assert not await replica.takes_connections()
+
+    run(test)
+
+
+def test_fronts_that_nobody_tells_are_told_by_the_replica_and_served_meanwhile() -> None:
+    async def test() -> None:
+        async with a_replica(settle_s=0.4, handover_s=0.1) as replica:
+            drained = asyncio.create_task(replica.server.drain(LIMIT_S))
             while await replica.health() != 404:
-                pass
+                assert (await replica.front.post(ECHO, json={})).status_code == 200
             assert (await replica.front.post(ECHO, json={})).status_code == 200
             assert not drained.done()
             replica.engine.alive = False
             assert await replica.health() == 503
             await drained
+
+    run(test)
+
+
+def test_handing_over_ends_where_draining_does() -> None:
+    async def test() -> None:
+        async with a_replica(settle_s=10 * LIMIT_S, handover_s=10 * LIMIT_S) as replica:
+            await replica.server.drain(0.1)
+            assert not await replica.takes_connections()
 
     run(test)
 
@@ -459,6 +489,28 @@ def test_draining_twice_is_draining_once() -> None:
             await asyncio.gather(first, second)
             assert await stream == b"".join(CHUNKS)
             await replica.server.drain(0)
+
+    run(test)
+
+
+def test_a_replica_knows_what_waits_for_its_engine() -> None:
+    async def test() -> None:
+        async with a_replica() as replica:
+            assert (replica.server.in_flight, replica.server.is_leaving) == (0, False)
+            stream = asyncio.create_task(whole(replica))
+            await replica.until_streaming(1)
+            assert replica.server.in_flight == 1
+            await replica.server.idle(0.01)
+            assert not stream.done(), "the limit does not count"
+            ends = asyncio.create_task(replica.server.idle(LIMIT_S))
+            replica.engine.go_on.set()
+            await ends
+            assert replica.server.in_flight == 0
+            await stream
+            drained = asyncio.create_task(replica.server.drain(LIMIT_S))
+            await asyncio.sleep(0)
+            assert replica.server.is_leaving
+            await drained
 
     run(test)
 

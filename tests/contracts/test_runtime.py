@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 import httpx
@@ -90,7 +91,7 @@ class ServeRig:
 
     def stand_behind(self, front: str) -> None:
         """Be the reconciler's process that is started with this front."""
-        from reconciler.shell import replica_server
+        from reconciler.shell import phases, pulse, replica_server
         from reconciler.shell.serve import ServeRuntime
         from tests.contracts import toy_server
 
@@ -98,7 +99,7 @@ class ServeRig:
             self.serving,
             lambda: self._address,
             toy_server.deploy,
-            by_value=(toy_server, replica_server),
+            by_value=(toy_server, replica_server, pulse, phases),
             front="ray" if front == "ray" else "haproxy",
             follow=self.watch.follow,
         )
@@ -265,6 +266,21 @@ def test_applying_again_changes_nothing(rig: Rig) -> None:
     rig.runtime.apply(app(a))
     until(rig, is_up(a))
     assert rig.pids(a.model_key) == processes
+
+
+def test_a_model_that_starts_says_how_far_it_is(rig: Rig) -> None:
+    a = workload("alice", version="p1")
+    rig.runtime.apply(app(a))
+    seen: set[str | None] = set()
+
+    def up(observation: Observation) -> bool:
+        seen.add(found.phase if (found := observation.deployments.get(a.model_key)) else None)
+        return is_up(a)(observation)
+
+    until(rig, up)
+    assert "loading" in seen
+    assert seen <= {None, "scheduling", "loading"}
+    assert rig.runtime.observe().deployments[a.model_key].phase is None
 
 
 def test_without_surge_the_old_version_goes_first(rig: Rig) -> None:
@@ -434,6 +450,42 @@ def test_a_replica_whose_process_dies_is_not_known_any_more_until_another_stands
     (second,) = heard.until(heard.of(a))
     assert second.name != first.name
     assert serve_rig.ask(second).status_code == 200
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_a_replica_whose_engine_hangs_is_replaced_with_all_its_processes(serve_rig: ServeRig) -> None:
+    heard = serve_rig.heard
+    a = workload("alice", version="w2")
+    serve_rig.runtime.apply(app(a))
+    (first,) = heard.until(heard.of(a))
+    engine = serve_rig.ask(first).json()["engine"]
+    with pytest.raises(httpx.TransportError):
+        serve_rig.ask(first, hang=True)
+    heard.until(lambda known: first not in known)
+    (second,) = heard.until(heard.of(a))
+    assert second.name != first.name
+    assert serve_rig.ask(second).status_code == 200
+    assert not Path(f"/proc/{engine}").exists(), "a stopped process outlived its replica"
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_what_a_replica_waits_for_is_told_by_phases(serve_rig: ServeRig, tmp_path: Path) -> None:
+    def phase(key: str) -> str | None:
+        found = serve_rig.runtime.observe().deployments.get(key)
+        return found.phase if found else None
+
+    warm = workload("alice", version="w3", source=f"warm:{tmp_path}/go", surge=False)
+    wide = replace(workload("bob", version="w3"), gpus_per_replica=9)  # of 8
+    serve_rig.runtime.apply(app(warm, wide))
+    until(serve_rig, lambda _seen: phase(warm.model_key) == "warming_up")
+    until(serve_rig, lambda _seen: phase(wide.model_key) == "scheduling")
+    (tmp_path / "go").touch()
+    until(serve_rig, is_up(warm))
+    assert phase(warm.model_key) is None
+    serve_rig.runtime.apply(app())
+    until(serve_rig, lambda seen: not seen.deployments)
 
 
 @pytest.mark.engine

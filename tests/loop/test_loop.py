@@ -6,7 +6,7 @@ import pytest
 
 from reconciler.core.entities import State
 from reconciler.errors import LedgerUnreachable, RuntimeUnreachable, SourceUnreachable
-from tests.loop.world import BROKEN, MISSING, World, spec
+from tests.loop.world import BROKEN, MISSING, MemoryRoad, World, spec
 
 
 def test_a_spec_becomes_a_running_model_with_its_whole_story_at_its_commit() -> None:
@@ -20,6 +20,34 @@ def test_a_spec_becomes_a_running_model_with_its_whole_story_at_its_commit() -> 
     key = record.identity.model_key
     assert world.types(key) == ["DEPLOY_REQUESTED", "DEPLOY_STARTED", "DEPLOY_SUCCEEDED"]
     assert {(event.commit, event.author) for event in world.events(key)} == {(sha, "alice")}
+
+
+def test_a_model_runs_once_it_has_answered_by_the_road_that_users_take() -> None:
+    world = World()
+    world.road = MemoryRoad()
+    world.restart()
+    first = world.write("alice", "qwen", spec("qwen"))
+    world.settle()
+    record = world.record("alice", "qwen")
+    assert (record.state, record.serving) == (State.DEPLOYING, None)
+    assert record.deployment is not None
+    assert record.deployment.phase == "warming_up"
+    key = record.identity.model_key
+    world.road.open_for.add(key)
+    world.settle()
+    assert world.record("alice", "qwen").state is State.RUNNING
+    assert world.types(key) == ["DEPLOY_REQUESTED", "DEPLOY_STARTED", "DEPLOY_SUCCEEDED"]
+
+    asked = len(world.road.asked)
+    world.settle()
+    assert len(world.road.asked) == asked, "a model that is known to run was asked again"
+    world.road.open_for.clear()
+    second = world.write("alice", "qwen", spec("qwen", seed=1))
+    world.settle()
+    record = world.record("alice", "qwen")
+    assert record.serving_commit is not None
+    assert (record.state, record.serving_commit.sha) == (State.DEPLOYING, first)
+    assert world.road.asked[-1].commit == second
 
 
 def test_an_empty_repository_is_served_as_an_empty_list() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+from reconciler.core.arrivals import Arrival
 from reconciler.core.entities import Event, Record
 from reconciler.errors import LedgerUnreachable
 from reconciler.loop import Reconciler, Rules
@@ -31,6 +33,18 @@ class ForgetfulLedger(MemoryLedger):
         return super().record(base, advance)
 
 
+class MemoryRoad:
+    """`ports.Road` that is open for the models in `open_for`, and remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.open_for: set[str] = set()
+        self.asked: list[Arrival] = []
+
+    def reached(self, arrivals: Sequence[Arrival]) -> set[str]:
+        self.asked += arrivals
+        return {one.model_key for one in arrivals} & self.open_for
+
+
 class World:
     """The loop with its four collaborators, and a clock."""
 
@@ -39,6 +53,7 @@ class World:
         self.source = MemorySource()
         self.runtime = MemoryRuntime(total_gpus)
         self.runtime.broken.add(BROKEN)
+        self.road: MemoryRoad | None = None
         self.folders = MemoryFolders([GOOD, OTHER, BROKEN])
         self.front = MemoryFront()
         self.ledger = ForgetfulLedger()
@@ -47,7 +62,7 @@ class World:
     def restart(self) -> None:
         """Begin a new reconciler process: only what is outside of it stays."""
         self.loop = Reconciler(
-            self.source, self.folders, self.runtime, self.front, self.ledger, RULES, lambda: self.now
+            self.source, self.folders, self.runtime, self.front, self.ledger, RULES, lambda: self.now, road=self.road
         )
 
     def write(self, user: str, suffix: str, text: str | None, author: str | None = None) -> str:

@@ -14,8 +14,8 @@ import pytest
 from reconciler.front.listening import tcp_socket
 from reconciler.shell.leadership import Leadership
 from reconciler.shell.probes import CLIENTS, ProbeServer
-from reconciler.shell.pulse import STALE_S, Health, Pulse
 from reconciler.shell.systemd import Watchdog
+from reconciler.shell.vitals import STALE_S, Health, Vitals
 from reconciler.testing import MemoryLeases
 
 INTERVAL_S = 5.0
@@ -23,20 +23,20 @@ PASS_LIMIT_S = 300.0
 
 
 class Loop:
-    """A reconciler's pulse and leadership on a clock that a test sets."""
+    """A reconciler's vitals and leadership on a clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.leases = MemoryLeases()
         self.leadership = Leadership(self.leases, "a", 10, lambda: self.now)
-        self.pulse = Pulse(INTERVAL_S, PASS_LIMIT_S, lambda: self.now)
+        self.vitals = Vitals(INTERVAL_S, PASS_LIMIT_S, lambda: self.now)
 
     def ready(self) -> Health:
-        return self.pulse.ready(self.leadership)
+        return self.vitals.ready(self.leadership)
 
     def makes_a_pass(self, trouble: str = "") -> None:
-        self.pulse.pass_began()
-        self.pulse.pass_ended(trouble)
+        self.vitals.pass_began()
+        self.vitals.pass_ended(trouble)
 
 
 @pytest.fixture
@@ -47,22 +47,22 @@ def loop() -> Loop:
 @pytest.fixture
 def running(loop: Loop) -> Loop:
     """One that is connected and has made a pass."""
-    loop.pulse.connected()
+    loop.vitals.connected()
     loop.makes_a_pass()
     return loop
 
 
 def test_one_that_waits_for_ray_is_alive_and_says_what_it_waits_for(loop: Loop) -> None:
-    loop.pulse.starting("waiting for Ray: it has not started yet")
+    loop.vitals.starting("waiting for Ray: it has not started yet")
     loop.now += 3600
-    assert loop.pulse.alive() == Health(ok=True, facts={"status": "starting", "reasons": []})
+    assert loop.vitals.alive() == Health(ok=True, facts={"status": "starting", "reasons": []})
     assert not loop.ready().ok
     assert loop.ready().facts["status"] == "starting"
     assert loop.ready().facts["reasons"] == ["waiting for Ray: it has not started yet"]
 
 
 def test_one_that_is_connected_is_ready_after_its_first_good_pass(loop: Loop) -> None:
-    loop.pulse.connected()
+    loop.vitals.connected()
     assert loop.ready().facts["reasons"] == ["no pass has ended well yet"]
     loop.makes_a_pass("git fetch failed")
     assert loop.ready().facts["reasons"] == ["git fetch failed"]
@@ -81,10 +81,10 @@ def test_a_passing_trouble_does_not_take_its_readiness_and_a_lasting_one_does(ru
     assert running.ready().ok
     assert running.ready().facts["trouble"] == "Serve does not answer"
     running.now += 2 * INTERVAL_S + STALE_S + 1
-    running.pulse.beat()
+    running.vitals.beat()
     running.makes_a_pass("Serve does not answer")
     assert running.ready().facts["reasons"] == ["Serve does not answer"]
-    assert running.pulse.alive().ok
+    assert running.vitals.alive().ok
 
 
 def test_a_leader_that_cannot_renew_is_not_ready(running: Loop) -> None:
@@ -94,27 +94,27 @@ def test_a_leader_that_cannot_renew_is_not_ready(running: Loop) -> None:
 
 
 def test_a_pass_that_hangs_is_no_sign_of_life(running: Loop) -> None:
-    running.pulse.pass_began()
+    running.vitals.pass_began()
     for _ in range(int(PASS_LIMIT_S)):
         running.now += 1
-        running.pulse.beat()
-        assert running.pulse.alive().ok
-        assert not running.pulse.is_hung()
+        running.vitals.beat()
+        assert running.vitals.alive().ok
+        assert not running.vitals.is_hung()
     running.now += 1
-    assert running.pulse.is_hung()
-    assert not running.pulse.alive().ok
+    assert running.vitals.is_hung()
+    assert not running.vitals.alive().ok
 
 
 def test_a_scheduler_that_begins_no_pass_is_no_sign_of_life(running: Loop) -> None:
     running.now += 2 * INTERVAL_S + STALE_S + 1
-    running.pulse.beat()
-    assert running.pulse.alive().facts["reasons"] == ["no pass has begun for 71 s"]
+    running.vitals.beat()
+    assert running.vitals.alive().facts["reasons"] == ["no pass has begun for 71 s"]
 
 
 def test_a_watch_that_stands_still_is_no_sign_of_life(running: Loop) -> None:
     running.now += 61
     running.makes_a_pass()
-    assert running.pulse.alive().facts["reasons"] == ["the watch has been still for 61 s"]
+    assert running.vitals.alive().facts["reasons"] == ["the watch has been still for 61 s"]
 
 
 class Served:
