@@ -17,7 +17,7 @@ from webapi.openapi import SPEC_EXAMPLE
 OPERATIONS = {
     "read_health", "read_status", "create_user", "list_users", "issue_token", "list_tokens", "revoke_token",
     "write_model", "list_models", "read_model", "patch_model", "delete_model", "roll_model_back",
-    "list_model_history", "read_logs",
+    "list_model_history", "read_logs", "read_readiness",
 }  # fmt: skip
 
 
