@@ -199,7 +199,8 @@ def test_no_line_is_unfair(kinds: list[tuple[str, tuple[int, int]]], total: int)
             taken = sum(after[other].lasting - held[other].lasting for other in behind)
             if action.waiting.position == 1:
                 assert missing > free, "it fits, nobody waits in front of it, and it waits"
-            for gone in _subsets(chain.from_iterable(held[other].replicas for other in wants if other != key)):
+            in_front = (after[other].replicas for other in list(wants)[:place])
+            for gone in _subsets(chain(*in_front, *(held[other].replicas for other in behind))):
                 if missing <= free + gone:
                     assert missing <= free + gone - taken, "one that came later delays it"
         free -= after[key].peak - held[key].peak
