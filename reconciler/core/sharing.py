@@ -87,9 +87,8 @@ class Sharing:
             return self._first(key, ask, None)
         if running.version == new.version:
             return self._more_replicas(key, ask, record, running)
-        if record.deployment is None or record.deployment.running == 0:
-            # Nothing answers that would have to be kept up. A load of another version that is under way is given up.
-            return self._first(key, ask, running)
+        if record.serving is None and not _answers(record):
+            return self._first(key, ask, running)  # a load that is under way is given up
         old = record.serving if room.is_changing(record) and record.serving is not None else running
         return self._replace(key, ask, record, running, old)
 
@@ -122,32 +121,39 @@ class Sharing:
     def _replace(  # noqa: PLR0911  one return a manner
         self, key: str, ask: Ask, record: Record, running: Workload, old: Workload
     ) -> Action:
-        """Put a new version in the place of `old`, which answers. `running` is what Serve was last asked to run."""
-        new, left = ask.workload, self._room
+        """Put a new version in the place of `old`, the last that answered. `running` is what Serve is asked to run.
+
+        Where nothing answers at the moment there is nothing to keep up: it surges if that fits, and never waits for it.
+        """
+        new, left, answers = ask.workload, self._room, _answers(record)
+        strategy = ask.strategy if answers else "auto"
         together = room.surge_peak(old, new)
         beside = self._need(key, new.total_gpus, together)
-        if ask.strategy != "recreate" and left.fits(beside):
+        if strategy != "recreate" and left.fits(beside):
             self._take(key, beside, new)
             return Start(replace(new, surge=True), ask.commit, estimate_s=self._load_times.estimate_s(new))
         what = f"the new version needs {room.gpus(beside.peak)} beside the one that answers"
-        if ask.strategy == "surge":
+        if strategy == "surge":
             if room.too_big(together, self._most):
                 return self._never_beside(ask, running, old, together)
             return self._wait(key, running, beside, what, new)
         failed = record.failure
-        if failed is not None and (failed.version, failed.recreated_for) == (new.version, ask.commit.sha):
+        if answers and failed and (failed.version, failed.recreated_for) == (new.version, ask.commit.sha):
             why = "not tried again by itself, as that takes down the version that answers; commit a change to try again"
             return Hold(running, ask.commit, f"{failed.message}\n({why})")
         in_place = self._need(key, new.total_gpus, new.total_gpus)
-        if ask.strategy == "auto" and in_place.lasting <= left.open and beside.peak <= left.free + self._back:
+        soon = in_place.lasting <= left.open and beside.peak <= left.free + self._back
+        if answers and strategy == "auto" and soon:
             return self._wait(key, running, beside, what, new)  # no downtime, for a wait that ends with the drain
         if not left.fits(in_place):
             return self._wait(key, running, in_place, f"the new version needs {room.gpus(in_place.peak)} more", new)
         self._take(key, in_place, new)
         estimate_s = self._load_times.estimate_s(new)
-        first = replace(new, surge=False, num_replicas=min(old.num_replicas, new.num_replicas))  # see _more_replicas
-        why = "update_strategy: recreate" if ask.strategy == "recreate" else _no_room_beside(beside, left)
-        return Start(first, ask.commit, _downtime(first, estimate_s, why), estimate_s)
+        first = replace(
+            new, surge=False, num_replicas=min(running.num_replicas, new.num_replicas)
+        )  # see _more_replicas
+        why = "update_strategy: recreate" if strategy == "recreate" else _no_room_beside(beside, left)
+        return Start(first, ask.commit, _downtime(first, estimate_s, why) if answers else None, estimate_s)
 
     def _never_beside(self, ask: Ask, running: Workload, old: Workload, together: int) -> Hold:
         new, most = ask.workload, int(self._most)
@@ -187,6 +193,10 @@ class Sharing:
         reason = f"{', '.join(filter(None, numbers))}; number {self._room.waiting} in line"
         reason += f"; loads in about {estimate_s} s then" if estimate_s else ""
         return Wait(running, reason, Waiting(need.peak, before.free, self._room.waiting), estimate_s)
+
+
+def _answers(record: Record) -> bool:
+    return record.deployment is not None and record.deployment.running > 0
 
 
 def _no_room_beside(beside: Need, left: Room) -> str:

@@ -30,8 +30,10 @@ from reconciler.core.entities import (
     Identity,
     Record,
     State,
+    Waiting,
     Workload,
 )
+from reconciler.core.estimates import Load, LoadTimes
 from reconciler.core.identity import Carried
 from reconciler.engine_args import EngineKwargs
 from reconciler.errors import LedgerUnreachable, Moved, SettingsError
@@ -240,6 +242,16 @@ class TestEveryLedger:
         base = ledger.record(ledger.load().base, Advance(SHA, status=status()))
         ledger.record(base, Advance("d" * 40))
         assert world.written.status() == status()
+
+    def test_how_long_loads_took_is_kept_until_something_newer_is_known(self, world: World) -> None:
+        ledger, other = world.open(), world.open()
+        loads = LoadTimes().after([Load("/private/hf/été", 2, 61.5)])
+        base = ledger.record(ledger.load().base, Advance(SHA, load_times=loads))
+        base = ledger.record(base, Advance(SHA, [record()]))
+        assert other.load().load_times == ledger.load().load_times == world.open().load().load_times == loads
+        later = loads.after([Load("/private/hf/demo", 1, 40.0)])
+        ledger.record(base, Advance(SHA, load_times=later))
+        assert list(world.open().load().load_times.by_kind.items()) == list(later.by_kind.items())
 
     def test_events_are_kept_in_their_order(self, world: World) -> None:
         ledger = world.open()
@@ -680,8 +692,10 @@ rejections = st.builds(
     line=optional_count,
     column=optional_count,
 )
+phases = st.sampled_from(["scheduling", "loading", "warming_up"])
 deployments = st.builds(
-    Deployment, names, st.none() | texts, st.sampled_from(Health), counts, counts, counts, counts, texts
+    Deployment,
+    *(names, st.none() | texts, st.sampled_from(Health), counts, counts, counts, counts, texts, st.none() | phases),
 )
 records = st.builds(
     Record,
@@ -696,9 +710,13 @@ records = st.builds(
     applied_commit=st.none() | commits,
     serving=st.none() | workloads,
     serving_commit=st.none() | commits,
-    failure=st.none() | st.builds(Failure, texts, counts, times, texts),
+    failure=st.none() | st.builds(Failure, texts, counts, times, texts, st.none() | shas),
     error_summary=st.none() | texts,
     deployment=st.none() | deployments,
+    asked_at=st.none() | times,
+    since=st.none() | times,
+    load_estimate_s=st.none() | counts,
+    waiting=st.none() | st.builds(Waiting, counts, counts, st.none() | counts),
 )
 
 

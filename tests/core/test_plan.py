@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from reconciler.core.desired import Wanted
 from reconciler.core.entities import Cluster, Failure, Located, Record, Unusable, Waiting
@@ -183,3 +186,91 @@ def test_a_plan_is_applied_only_where_serve_holds_something_else() -> None:
     assert differs(app, seen(deployment(work(says, version="other"))))
     assert differs(app, seen())
     assert differs(app, seen(deployment(work(says)), deployment(work(says, model_key="stray"))))
+
+
+BEFORE, AFTER = spec(gpus_per_replica=2), spec(gpus_per_replica=2, engine_kwargs={"seed": 1})
+
+
+def _manner(strategy: str, gpus: int, **world: Any) -> str:
+    after = AFTER.model_copy(update={"update_strategy": strategy})
+    action = _action(wanted(after), running(BEFORE), gpus=gpus, **world)
+    return ("surge" if action.workload.surge else "recreate") if isinstance(action, Start) else type(action).__name__
+
+
+@pytest.mark.parametrize(
+    ("strategy", "gpus", "manner"),
+    [
+        ("auto", 4, "surge"),
+        ("auto", 3, "recreate"),
+        ("surge", 4, "surge"),
+        ("surge", 3, "Hold"),  # 2 + 2 of 3: that can never fit
+        ("recreate", 4, "recreate"),
+        ("recreate", 2, "recreate"),
+    ],
+)
+def test_the_update_strategy_says_how_a_version_is_replaced(strategy: str, gpus: int, manner: str) -> None:
+    assert _manner(strategy, gpus) == manner
+
+
+def test_the_platform_says_how_where_the_spec_does_not() -> None:
+    known = running(BEFORE)
+    want = wanted(AFTER)
+    key = identity().model_key
+    decided = plan(
+        wanted={key: want},
+        folders={key: FOLDER},
+        records={key: known},
+        cluster=Cluster(8, 6),
+        now=NOW,
+        platform=PLATFORM,
+        update_strategy="recreate",
+    )
+    action = decided.actions[key]
+    assert isinstance(action, Start)
+    assert not action.workload.surge
+    assert action.downtime == "down while it loads: update_strategy: recreate"
+
+
+def test_how_a_model_is_updated_is_no_part_of_its_version() -> None:
+    assert work(spec(update_strategy="surge")).version == work(spec()).version
+    assert isinstance(_action(wanted(spec(update_strategy="recreate")), running(spec())), Keep)
+
+
+def test_several_replicas_are_down_one_at_a_time_only() -> None:
+    old = spec(num_replicas=2)
+    action = _action(wanted(spec(num_replicas=2, engine_kwargs={"seed": 1})), running(old), gpus=2)
+    assert isinstance(action, Start)
+    assert action.downtime == "one of 2 replicas is down at a time: no free GPU"
+
+
+def test_a_model_that_does_not_answer_has_nothing_to_keep_up_and_no_downtime() -> None:
+    known = replace(running(BEFORE), deployment=replace(deployment(work(BEFORE)), running=0, starting=1))
+    action = _action(wanted(AFTER), known, gpus=2)
+    assert isinstance(action, Start)
+    assert action.downtime is None
+
+
+def test_more_replicas_than_there_is_room_for_wait_and_fewer_never_do() -> None:
+    two, three = spec(num_replicas=2, gpus_per_replica=2), spec(num_replicas=3, gpus_per_replica=2)
+    other = (wanted(spec("b"), who=identity("bob", "b")), running(spec("b"), identity("bob", "b")))
+    key = identity().model_key
+    more = _plan((wanted(three), running(two)), other, gpus=6).actions[key]
+    assert isinstance(more, Wait)
+    assert more.workload == work(two)
+    assert "needs 2 GPUs more (1 x 2), 1 free" in more.reason
+    assert isinstance(_plan((wanted(two), running(three)), other, gpus=6).actions[key], Scale)
+
+
+def test_a_model_that_serve_holds_is_taken_over_whatever_the_room() -> None:
+    key, up = identity().model_key, work(BEFORE)
+    decided = plan(
+        wanted={key: wanted(BEFORE)},
+        folders={key: FOLDER},
+        records={key: record(BEFORE)},
+        cluster=Cluster(2, 0),
+        now=NOW,
+        platform=PLATFORM,
+        others_gpus=2,
+        deployments={key: deployment(up)},
+    )
+    assert decided.actions[key] == Start(up, commit(), is_adopted=True)

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.core import progress
-from reconciler.core.entities import App, Event, EventType, Failure, Health, Observation, Record, State
-from reconciler.core.plan import Action, Idle, Keep, Plan, Refuse, Remove, Scale, Settle, Start, Wait
+from reconciler.core.entities import App, Event, EventType, Failure, Health, Observation, Record, State, Waiting
+from reconciler.core.estimates import Load
+from reconciler.core.plan import Action, Hold, Idle, Keep, Plan, Refuse, Remove, Scale, Settle, Start, Wait
 from tests.core.values import (
     DELAYS,
     NOW,
@@ -225,3 +226,60 @@ def test_only_what_users_see_moves_updated_at() -> None:
     assert progress.stamped({KEY: known}, {KEY: known}, later(5)) == []
     assert progress.stamped({KEY: known}, {KEY: more}, later(5))[0].updated_at == NOW
     assert progress.stamped({KEY: known}, {KEY: louder}, later(5))[0].updated_at == later(5)
+
+
+def test_a_start_tells_what_it_costs_and_how_long_it_will_take() -> None:
+    start = Start(work(spec(), surge=False), commit(), downtime="down for about 45 s: no free GPU", estimate_s=45)
+    after, events = _decided(running(spec()), start)
+    assert after.error_summary == "down for about 45 s: no free GPU"
+    assert (after.since, after.load_estimate_s) == (NOW, 45)
+    assert (events[0].payload["downtime"], events[0].payload["estimate_s"]) == (after.error_summary, 45)
+
+
+def test_a_load_is_measured_from_its_start_to_its_first_answer() -> None:
+    known = _deploying(since=later(-41.5))
+    after = progress.observed({KEY: known}, seen(deployment(work(spec()))), NOW, DELAYS)
+    assert after.loads == (Load("/private/hf/demo", 1, 41.5),)
+    assert after.events[0].payload["load_s"] == 41.5
+    assert after.records[KEY].since is None
+
+
+def test_a_load_that_had_to_wait_for_an_old_version_to_go_is_not_measured() -> None:
+    known = replace(_deploying(since=later(-600)), applied=work(spec(), surge=False))
+    after = progress.observed({KEY: known}, seen(deployment(work(spec()))), NOW, DELAYS)
+    assert [event.event_type for event in after.events] == [EventType.DEPLOY_SUCCEEDED]
+    assert after.loads == ()
+
+
+def test_what_cannot_fit_is_failed_with_the_number_and_told_once() -> None:
+    hold = Hold(None, commit(), "needs 16 GPUs", Waiting(16, 8, None))
+    after, events = _decided(record(spec()), hold)
+    assert (after.state, after.error_summary, after.failure) == (State.FAILED, "needs 16 GPUs", None)
+    assert _types(events) == [EventType.DEPLOY_FAILED]
+    again, events = _decided(after, hold)
+    assert (again, events) == (after, ())
+
+
+def test_a_model_that_lost_its_replicas_while_its_update_waits_tells_so_once() -> None:
+    wait = Wait(work(spec()), "needs 8 GPUs", Waiting(8, 0, 1))
+    lost, events = _seen(_decided(running(spec()), wait)[0], seen())
+    assert _types(events) == [EventType.REPLICAS_LOST]
+    still, _ = _decided(lost, wait)
+    assert still.state is State.DEPLOYING
+    _, events = _seen(still, seen())
+    assert events == ()
+
+
+def test_a_failed_recreate_is_marked_with_the_commit_that_it_was_for() -> None:
+    bad = work(spec(engine_kwargs={"seed": 1}), surge=False)
+    update = replace(running(spec()), applied=bad, applied_commit=commit("c2"), state=State.DEPLOYING)
+    failed, _ = _seen(update, seen(deployment(bad, Health.FAILED, 0, "out of memory")))
+    assert failed.failure is not None
+    assert failed.failure.recreated_for == "c2"
+
+
+def test_the_place_in_line_is_kept_by_a_change_that_asks_for_no_more_and_lost_by_one_that_does() -> None:
+    waits = record(spec(num_replicas=2), asked_at=NOW, waiting=Waiting(2, 0, 1))
+    for says, asked_at in [(spec(num_replicas=2, engine_kwargs={"seed": 1}), NOW), (spec(num_replicas=3), later(9))]:
+        newer = wanted(says, by=commit("c2"))
+        assert progress.committed({KEY: waits}, {KEY: newer}, {}, later(9))[KEY].asked_at == asked_at

@@ -239,6 +239,28 @@ def test_a_newer_commit_takes_over_from_a_first_load_that_fills_the_cluster() ->
     assert len(world.runtime.pids(record.identity.model_key)) == 2
 
 
+def test_newer_commits_take_over_from_a_replacement_that_is_under_way_whatever_their_shapes() -> None:
+    world = _settled(2, ("alice", "qwen", spec("qwen", replicas=2)))
+    world.write("alice", "qwen", spec("qwen", gpus=2))
+    world.step()
+    world.write("alice", "qwen", spec("qwen", replicas=2, seed=1))
+    world.settle(20)
+    record = world.record("alice", "qwen")
+    assert (record.state, record.serving_commit) == (State.RUNNING, record.commit)
+    assert len(world.runtime.pids(record.identity.model_key)) == 2
+
+
+@pytest.mark.parametrize("strategy", ["auto", "surge", "recreate"])
+def test_an_update_of_a_model_that_has_lost_its_replicas_waits_for_nothing(strategy: str) -> None:
+    world = _settled(1, ("alice", "qwen", spec("qwen", strategy=strategy)))
+    world.runtime.crash()
+    world.write("alice", "qwen", spec("qwen", strategy=strategy, seed=1))
+    world.settle()
+    record = world.record("alice", "qwen")
+    assert (record.state, record.serving_commit) == (State.RUNNING, record.commit)
+    assert "downtime" not in _started(world, record)
+
+
 def test_a_version_that_fails_in_the_pass_that_brings_a_newer_commit_does_not_take_the_old_one_along() -> None:
     world = _settled(3, ("alice", "qwen", spec("qwen", strategy="surge")), ("bob", "b", spec("b")))
     key = world.key("alice", "qwen")
