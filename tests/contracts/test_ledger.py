@@ -476,7 +476,8 @@ class TestOpening:
 
         new = tables(engine)
         with engine.begin() as connection:
-            connection.exec_driver_sql("DROP TABLE routes")
+            for later in ("routes", "engine_log", "engine_log_sources"):
+                connection.exec_driver_sql(f"DROP TABLE {later}")
             connection.execute(text("UPDATE schema_version SET version = 1"))
         assert tables(open_ledger(url_of(tmp_path), timeout_s=5)) == new
 
