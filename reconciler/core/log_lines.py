@@ -23,6 +23,10 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u
 _OF_RAY = (":job_id:", ":actor_name:", ":task_name:")
 
 
+# vLLM's processes put their names before everything, an empty line too.
+_EMPTY = re.compile(r"(?:\(\w{1,80} pid=\d+\) ?)*$")
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of a model's log. `number` counts a model's lines from 1; `time` is when the platform read it."""
@@ -47,7 +51,7 @@ def split(data: bytes, *, is_all: bool) -> tuple[list[str], int]:
     if is_all or len(data) - taken > _LONGEST_REST:
         taken = len(data)
     found = (clean(_last_shown(part)) for part in data[:taken].split(b"\n"))
-    return [line for line in found if line and not line.startswith(_OF_RAY)], taken
+    return [line for line in found if not (_EMPTY.match(line) or line.startswith(_OF_RAY))], taken
 
 
 def clean(raw: bytes) -> str:

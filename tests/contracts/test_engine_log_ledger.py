@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine
 
 from reconciler.core.entities import State
 from reconciler.errors import Moved
 from reconciler.ports import Advance
-from reconciler.shell.ledger import Batch, EngineLog, SqlLedger, open_ledger, schema
-from reconciler.shell.ledger.engine import writing
+from reconciler.shell.ledger import Batch, EngineLog, SqlLedger, open_ledger
 from reconciler.shell.ledger.engine_log import MOST_BYTES, MOST_LINES
 from tests.contracts.test_ledger import NOON, record, url_of
 
@@ -128,21 +127,3 @@ def test_models_that_are_gone_are_forgotten_after_a_while_and_others_never(engin
     log.forget_old(NOON + timedelta(seconds=1))
     assert texts(log) == ["old"]
     assert log.positions() == {}
-
-
-def test_an_older_ledger_gets_the_same_tables_as_a_new_one(engine: Engine, tmp_path: Path) -> None:
-    (tmp_path / "older").mkdir()
-    older = open_ledger(url_of(tmp_path / "older"), timeout_s=5)
-    names = ("engine_log", "engine_log_sources")
-    step = schema.MIGRATIONS.index(schema._add_engine_log)
-    with writing(older) as connection:
-        for name in names:
-            connection.execute(text(f"DROP TABLE {name}"))
-        schema.MIGRATIONS[step](connection)
-    for name in names:
-        new, old = ([str(column) for column in inspect(each).get_columns(name)] for each in (engine, older))
-        assert old == new
-        assert inspect(older).get_pk_constraint(name) == inspect(engine).get_pk_constraint(name)
-    EngineLog(older).append([batch(["it works"], None, "9")], datetime.now(UTC))
-    assert texts(EngineLog(older)) == ["it works"]
-    older.dispose()

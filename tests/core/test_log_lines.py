@@ -28,6 +28,7 @@ from reconciler.core.log_lines import LONGEST_LINE, clean, split
         (b"caf\xc3\xa9 \xff\n", ["café \ufffd"], b""),
         ("right\u202eot-left\n".encode(), ["right\ufffdot-left"], b""),
         (b"a\tb\n", ["a   b"], b""),
+        (b"(Worker pid=7) \n(EngineCore pid=8) (Worker pid=9)\n(Worker pid=7) 1\n", ["(Worker pid=7) 1"], b""),
         (b":job_id:01000000\n:actor_name:ServeReplica\nours\n", ["ours"], b""),
     ],
 )
