@@ -184,6 +184,9 @@ class SpecStore:
         _checked(path)
         if self._source.remote:
             self._source.tree(max_age_s=READ_AGE_S)
+        return self._source.healing(lambda: self._text(path))
+
+    def _text(self, path: str) -> bytes | None:
         [found] = self._git.describe([f"refs/heads/{self._source.branch}:{path}"])
         if found is None or found.kind != "blob":
             return None
@@ -199,7 +202,7 @@ class SpecStore:
 
     def diffs(self, changes: Sequence[FileChange]) -> dict[str, str]:
         """Give each change's unified diff by its commit (`diffs.diffs`). Raises SourceUnreachable."""
-        return diffs(self._git, changes)
+        return self._source.healing(lambda: diffs(self._git, changes))
 
     def text_at(self, revision: str, path: str) -> tuple[str, bytes] | None:
         """Give a file's mode and content at a commit of the branch, cut as by `text`; None where there was none.
@@ -295,7 +298,7 @@ class SpecStore:
         path, model_key = wanted.path, wanted.model_key
         self._source.fetch_for_write()
         self._settle_identities()
-        seen = self._look(path)
+        seen = self._source.healing(lambda: self._look(path))
         if seen is None:
             return None
         before = seen.content

@@ -490,6 +490,7 @@ class TestOpening:
         new = tables(engine)
         with engine.begin() as connection:
             connection.exec_driver_sql("DROP TABLE routes")
+            connection.exec_driver_sql("DROP TABLE identities")
             connection.execute(text("UPDATE schema_version SET version = 1"))
         assert tables(open_ledger(url_of(tmp_path), timeout_s=5)) == new
 
