@@ -210,6 +210,9 @@ class SpecStore:
         Raises SourceUnreachable, and ValueError on a path that nobody may write.
         """
         _checked(path)
+        return self._source.healing(lambda: self._text_at(revision, path))
+
+    def _text_at(self, revision: str, path: str) -> tuple[str, bytes] | None:
         listed = self._git.run("ls-tree", "-z", "--full-tree", "--end-of-options", revision, "--", path)
         mode, _, rest = listed.decode(errors="replace").partition(" ")
         kind, _, rest = rest.partition(" ")
@@ -275,16 +278,19 @@ class SpecStore:
             return False
         before = self._source.carried
         revision, since = self._ledger.standing()
-        if since != self._carried_since:
+        if since != self._carried_since or (self._judged is not None and self._holds(revision)):
             carried = self._ledger.carried()
             self._source.carry(carried)
             self._carried_since = carried.revision if carried is not None else None
             self._judged = None
-        if revision is not None and not self._source.holds(revision):
+        if revision is not None and not self._holds(revision):
             self._source.tree(max_age_s=math.inf)  # what is on this disk
-            if not self._source.holds(revision):
+            if not self._holds(revision):
                 self._judge(revision, self._source.tree())  # or else this mirror is behind
         return self._source.carried is not before
+
+    def _holds(self, revision: str | None) -> bool:
+        return revision is None or self._source.holds(revision)
 
     def _judge(self, revision: str, tree: Tree) -> None:
         """Carry identities over from the loop's last revision, which is not on the branch of `tree` any more."""

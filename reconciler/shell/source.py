@@ -291,7 +291,10 @@ class GitSource:
             shutil.rmtree(old, ignore_errors=True)
 
     def healing(self, work: Callable[[], T]) -> T:
-        """Read what lies on this disk. A mirror that turns out to be damaged is fetched anew, and read again."""
+        """Read what lies on this disk. A mirror that turns out to be damaged is fetched anew, and read again.
+
+        Raises what `work` raises, and SourceUnreachable.
+        """
         try:
             return work()
         except SourceUnreachable as error:
@@ -306,7 +309,6 @@ class GitSource:
                 if self.git.attempt("fsck", "--no-dangling", "--no-progress").status == 0:
                     raise
                 self._renew()
-            self._history = History(carried=self._carried)
             return work()
 
     def _damaged(self, error: SourceUnreachable) -> SourceUnreachable:
