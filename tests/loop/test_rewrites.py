@@ -185,6 +185,33 @@ def test_a_forced_push_to_a_real_remote_keeps_everybody_in_a_real_ledger_and_in_
     engine.dispose()
 
 
+def test_a_shallow_clone_and_a_deeper_one_name_everybody_as_before(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "specs.git")
+    for suffix in "abc":
+        repository.commit({spec_path("alice", suffix): spec(suffix).encode()})
+    git(tmp_path, "clone", "--quiet", "--bare", "--depth", "1", repository.path.as_uri(), "shallow.git")
+    shallow = tmp_path / "shallow.git"
+    world = World()
+
+    def start(url: Path) -> GitSource:
+        source = GitSource(str(url), home=tmp_path)
+        world.loop = Reconciler(
+            source, world.folders, world.runtime, world.front, world.ledger, RULES, lambda: world.now
+        )
+        return source
+
+    start(repository.path)
+    world.settle()
+    before = {key: world.runtime.pids(key) for key in world.ledger.records}
+    source = start(shallow)
+    assert len(source.read(None).tree.files.keys() & before.keys()) < 3, "the premise: its history tells other names"
+    world.settle()
+    git(shallow, "fetch", "--quiet", "--unshallow", "origin", "main")
+    start(shallow)
+    world.settle()
+    assert {key: world.runtime.pids(key) for key in world.ledger.records} == before
+
+
 USERS = st.sampled_from(["alice", "bob"])
 SUFFIXES = st.sampled_from(["a", "b", "c"])
 SEEDS = st.integers(0, 3)
