@@ -155,7 +155,7 @@ def test_a_forced_push_to_a_real_remote_keeps_everybody_in_a_real_ledger_and_in_
     world = World()
 
     def start(home: str) -> None:
-        source = GitSource(repository.path.as_uri(), home=tmp_path / home)
+        source = GitSource(repository.path.as_uri(), home=tmp_path / home, patience_s=60)
         world.loop = Reconciler(
             source, world.folders, world.runtime, world.front, SqlLedger(engine), RULES, lambda: world.now
         )

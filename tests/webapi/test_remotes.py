@@ -225,7 +225,7 @@ def test_a_mirror_that_is_behind_the_ledger_names_nobody_anew_once_it_has_caught
 ) -> None:
     """The loop, on another machine, has seen a model go and come back; this API cannot reach the remote meanwhile."""
     old = away.created()
-    fetched = GitSource(repository.path.as_uri(), home=away.folder / "elsewhere")
+    fetched = GitSource(repository.path.as_uri(), home=away.folder / "elsewhere", patience_s=60)
     repository.commit({FILE: None})
     repository.commit({FILE: f"{SPEC}num_replicas: 2\n".encode()})
     [file] = fetched.read(None).tree.files.values()
