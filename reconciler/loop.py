@@ -65,6 +65,7 @@ class Reconciler:
     road: Road | None = None
     _parsed: dict[tuple[str, str, str], ServingSpec | SpecRejected] = field(default_factory=dict)
     _others_gpus: float | None = None
+    _stale: bool = False
 
     def reconcile_once(self) -> progress.Progress:
         """Bring what runs one step closer to what the repository wants, write down what happened, and give it.
@@ -79,6 +80,7 @@ class Reconciler:
         tree, changes, carried = rewrites.settle(
             known.revision, known.records, known.carried, reading.tree, reading.changes
         )
+        self._tell(reading.trouble)
         specs = self._specs(tree, changes)
         seen = self._reached(known.records, self.runtime.observe())
 
@@ -145,6 +147,14 @@ class Reconciler:
         known = self.ledger.load()
         status = PlatformStatus(self.clock(), known.revision, None, "", 0, 0, str(error))
         self.ledger.record(known.base, Advance(revision=known.revision, status=status))
+
+    def _tell(self, trouble: str | None) -> None:
+        """Log where passes begin to go by what was last fetched, and where they end to."""
+        if trouble is not None and not self._stale:
+            log.warning("%s", trouble)
+        elif trouble is None and self._stale:
+            log.info("the spec repository answers again")
+        self._stale = trouble is not None
 
     def _specs(
         self, tree: Tree, changes: tuple[FileChange, ...]

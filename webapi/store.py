@@ -184,6 +184,9 @@ class SpecStore:
         _checked(path)
         if self._source.remote:
             self._source.tree(max_age_s=READ_AGE_S)
+        return self._source.healing(lambda: self._text(path))
+
+    def _text(self, path: str) -> bytes | None:
         [found] = self._git.describe([f"refs/heads/{self._source.branch}:{path}"])
         if found is None or found.kind != "blob":
             return None
@@ -199,7 +202,7 @@ class SpecStore:
 
     def diffs(self, changes: Sequence[FileChange]) -> dict[str, str]:
         """Give each change's unified diff by its commit (`diffs.diffs`). Raises SourceUnreachable."""
-        return diffs(self._git, changes)
+        return self._source.healing(lambda: diffs(self._git, changes))
 
     def text_at(self, revision: str, path: str) -> tuple[str, bytes] | None:
         """Give a file's mode and content at a commit of the branch, cut as by `text`; None where there was none.
@@ -207,6 +210,9 @@ class SpecStore:
         Raises SourceUnreachable, and ValueError on a path that nobody may write.
         """
         _checked(path)
+        return self._source.healing(lambda: self._text_at(revision, path))
+
+    def _text_at(self, revision: str, path: str) -> tuple[str, bytes] | None:
         listed = self._git.run("ls-tree", "-z", "--full-tree", "--end-of-options", revision, "--", path)
         mode, _, rest = listed.decode(errors="replace").partition(" ")
         kind, _, rest = rest.partition(" ")
@@ -272,16 +278,19 @@ class SpecStore:
             return False
         before = self._source.carried
         revision, since = self._ledger.standing()
-        if since != self._carried_since:
+        if since != self._carried_since or (self._judged is not None and self._holds(revision)):
             carried = self._ledger.carried()
             self._source.carry(carried)
             self._carried_since = carried.revision if carried is not None else None
             self._judged = None
-        if revision is not None and not self._source.holds(revision):
+        if revision is not None and not self._holds(revision):
             self._source.tree(max_age_s=math.inf)  # what is on this disk
-            if not self._source.holds(revision):
+            if not self._holds(revision):
                 self._judge(revision, self._source.tree())  # or else this mirror is behind
         return self._source.carried is not before
+
+    def _holds(self, revision: str | None) -> bool:
+        return revision is None or self._source.holds(revision)
 
     def _judge(self, revision: str, tree: Tree) -> None:
         """Carry identities over from the loop's last revision, which is not on the branch of `tree` any more."""
@@ -295,7 +304,7 @@ class SpecStore:
         path, model_key = wanted.path, wanted.model_key
         self._source.fetch_for_write()
         self._settle_identities()
-        seen = self._look(path)
+        seen = self._source.healing(lambda: self._look(path))
         if seen is None:
             return None
         before = seen.content

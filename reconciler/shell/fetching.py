@@ -38,9 +38,10 @@ class _Run:
 class Fetcher:
     """Brings a mirror up to date for the threads of one process."""
 
-    def __init__(self, fetch: Callable[[], None]) -> None:
-        """`fetch` does it, and raises SourceUnreachable."""
+    def __init__(self, fetch: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """`fetch` does it, and raises SourceUnreachable. `clock` gives seconds that never go backwards."""
         self._fetch = fetch
+        self._clock = clock
         self._lock = threading.Lock()
         self._run: _Run | None = None
         self._fetched_at = -math.inf
@@ -57,8 +58,8 @@ class Fetcher:
     def refuse_if_stuck(self) -> None:
         """Raise SourceUnreachable where a fetch has been under way for `STUCK_S`."""
         run = self._run
-        if run is not None and time.monotonic() - run.began > STUCK_S:
-            raise SourceUnreachable(f"git fetch has been under way for {time.monotonic() - run.began:.0f} s")
+        if run is not None and self._clock() - run.began > STUCK_S:
+            raise SourceUnreachable(f"git fetch has been under way for {self._clock() - run.began:.0f} s")
 
     def forget(self) -> None:
         """Count what was fetched as old."""
@@ -71,13 +72,13 @@ class Fetcher:
         With `longest_pause_s` a remote that failed is asked again after that time at the latest. Raises
         SourceUnreachable where the fetch fails, is not done in time, or is not even tried so soon after a failure.
         """
-        asked = time.monotonic()
+        asked = self._clock()
         while True:
             run = self._join(asked, max_age_s, longest_pause_s)
             if run is None:
                 return
-            if not run.done.wait(max(0.0, asked + patience_s - time.monotonic())):
-                raise SourceUnreachable(f"git fetch has not ended after {time.monotonic() - run.began:.0f} s")
+            if not run.done.wait(max(0.0, asked + patience_s - self._clock())):
+                raise SourceUnreachable(f"git fetch has not ended after {self._clock() - run.began:.0f} s")
             if run.error is not None:
                 raise SourceUnreachable(str(run.error))
             if run.began >= asked:
@@ -86,7 +87,7 @@ class Fetcher:
     def _join(self, asked: float, max_age_s: float, longest_pause_s: float) -> _Run | None:
         """Give the fetch to wait for; None where there is nothing to wait for."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             if now - self._fetched_at <= max_age_s:
                 return None
             if self._run is not None:
@@ -112,7 +113,7 @@ class Fetcher:
                 self._fetched_at, self._failures, self._trouble = run.began, 0, None
             else:
                 self._failures += 1
-                self._failed_at, self._trouble = time.monotonic(), str(run.error)
+                self._failed_at, self._trouble = self._clock(), str(run.error)
                 self._pause_s = pause_s(self._failures) * random.uniform(0.5, 1)
         run.done.set()
 

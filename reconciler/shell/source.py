@@ -204,7 +204,7 @@ class GitSource:
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
         """Keep `ports.Source.blobs`."""
         wanted = list(ids)
-        return self._healing(lambda: self.git.blobs(wanted, max_bytes))
+        return self.healing(lambda: self.git.blobs(wanted, max_bytes))
 
     def fetch(
         self,
@@ -272,6 +272,8 @@ class GitSource:
         The caller holds the lock on fetches. What is there stays until the remote has given all of it again.
         """
         folder = self.git.folder
+        for leftover in folder.parent.glob(f"{folder.name}.*/"):  # of somebody who was killed at this very place
+            shutil.rmtree(leftover, ignore_errors=True)
         fresh = self._at(folder.with_name(f"{folder.name}.{secrets.token_hex(4)}"))
         old = folder.with_name(f"{fresh.folder.name}.old")
         try:
@@ -288,8 +290,11 @@ class GitSource:
             shutil.rmtree(fresh.folder, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
 
-    def _healing(self, work: Callable[[], T]) -> T:
-        """Read what lies on this disk. A mirror that turns out to be damaged is fetched anew, and read again."""
+    def healing(self, work: Callable[[], T]) -> T:
+        """Read what lies on this disk. A mirror that turns out to be damaged is fetched anew, and read again.
+
+        Raises what `work` raises, and SourceUnreachable.
+        """
         try:
             return work()
         except SourceUnreachable as error:
@@ -304,7 +309,6 @@ class GitSource:
                 if self.git.attempt("fsck", "--no-dangling", "--no-progress").status == 0:
                     raise
                 self._renew()
-            self._history = History(carried=self._carried)
             return work()
 
     def _damaged(self, error: SourceUnreachable) -> SourceUnreachable:
@@ -363,7 +367,7 @@ class GitSource:
 
     def _advance(self) -> None:
         """Make the history end at the head of the copy on this disk."""
-        self._healing(self._follow_head)
+        self.healing(self._follow_head)
 
     def _follow_head(self) -> None:
         head = self.git.head(self.branch)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
-from reconciler.core.entities import Commit, WrittenBy
+from reconciler.core.entities import Commit, Tree, WrittenBy
 from reconciler.core.history import Entry, History, PathChange, RawCommit
 from reconciler.core.identity import Carried
 from reconciler.errors import SourceUnreachable
@@ -19,12 +19,16 @@ from reconciler.shell.objects import object_id
 class MemorySource:
     """`ports.Source` in memory: a branch that only tests commit to. `down` makes it unreachable.
 
+    `hangs` makes it a remote that does not answer any more: what was read last is all that there is.
+
     A commit is at its own second, one after the other from 2026-01-01 on, unless a test says when.
     """
 
     def __init__(self) -> None:
         """Begin with a branch unborn."""
         self.down = False
+        self.hangs = False
+        self._last = Tree(None, {}, frozenset())
         self._commits: list[RawCommit] = []
         self._entries: dict[str, Entry] = {}
         self._blobs: dict[str, bytes] = {}
@@ -99,8 +103,13 @@ class MemorySource:
         if carried != self._carried:
             self._carried, self._history = carried, History(carried=carried)
             self._history.extend(self._commits)
+        if self.hangs:
+            if since is None or since != self._last.revision:
+                raise SourceUnreachable("the spec repository does not answer")
+            return Reading(self._last, (), "the spec repository does not answer, so its last known revision counts")
         changes = self._history.changes_since(since) if since is not None else None
-        return Reading(tree=self._history.tree, changes=changes)
+        self._last = self._history.tree
+        return Reading(tree=self._last, changes=changes)
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
         """Keep `ports.Source.blobs`."""

@@ -31,6 +31,7 @@ from tests.repositories import Repository, git
 
 ANN = "users/ann/a.yaml"
 TOKEN = "t0ken-of-the-platform"
+PATIENT_S = 60.0  # on a machine that is busy with other things
 
 
 @pytest.fixture
@@ -59,12 +60,13 @@ def ssh(tmp_path: Path, repository: Repository) -> Iterator[SshRemote]:
 def by_https(tmp_path: Path, remote: HttpsRemote, token: str = TOKEN, **options: float) -> GitSource:
     (tmp_path / "token").write_text(f"{token}\n")
     access = Access(token_file=tmp_path / "token", ca_file=remote.ca_file)
+    options.setdefault("patience_s", PATIENT_S)
     return GitSource(f"{remote.url}/specs.git", home=tmp_path / "home", access=access, **options)  # type: ignore[arg-type]
 
 
 def by_ssh(tmp_path: Path, remote: SshRemote, **files: Path) -> GitSource:
     access = Access(**{"ssh_key_file": remote.key_file, "known_hosts_file": remote.known_hosts_file, **files})  # type: ignore[arg-type]
-    return GitSource(remote.url, home=tmp_path / "home", access=access)
+    return GitSource(remote.url, home=tmp_path / "home", access=access, patience_s=PATIENT_S)
 
 
 def head(source: GitSource) -> str | None:
@@ -85,7 +87,7 @@ def test_a_token_from_the_environment_counts_before_the_file(
     repo = SpecRepoSettings(url=f"{https.url}/specs.git", token_file="wrong", ca_file=str(https.ca_file))
     access = Access.from_settings(Settings(home=tmp_path, spec_repo=repo), {"ARGUS_SPEC_REPO_TOKEN": TOKEN})
     assert TOKEN not in repr(access)
-    assert head(GitSource(str(repo.url), home=tmp_path, access=access)) == repository.head()
+    assert head(GitSource(str(repo.url), home=tmp_path, access=access, patience_s=PATIENT_S)) == repository.head()
 
 
 def test_a_token_that_is_replaced_counts_from_the_next_command_on(
@@ -104,7 +106,10 @@ def test_a_token_that_is_replaced_counts_from_the_next_command_on(
 def test_the_user_is_the_one_that_was_configured(tmp_path: Path, repository: Repository, https: HttpsRemote) -> None:
     https.user = "x-access-token"
     access = Access(username="x-access-token", token=TOKEN, ca_file=https.ca_file)
-    assert head(GitSource(f"{https.url}/specs.git", home=tmp_path, access=access)) == repository.head()
+    assert (
+        head(GitSource(f"{https.url}/specs.git", home=tmp_path, access=access, patience_s=PATIENT_S))
+        == repository.head()
+    )
 
 
 def test_neither_arguments_nor_the_mirror_nor_errors_hold_the_token(tmp_path: Path, https: HttpsRemote) -> None:
@@ -151,7 +156,7 @@ def test_a_token_file_that_is_not_there_is_named(tmp_path: Path, https: HttpsRem
 
 
 def test_a_server_that_its_authority_does_not_vouch_for_gets_no_token(tmp_path: Path, https: HttpsRemote) -> None:
-    source = GitSource(f"{https.url}/specs.git", home=tmp_path, access=Access(token=TOKEN))
+    source = GitSource(f"{https.url}/specs.git", home=tmp_path, access=Access(token=TOKEN), patience_s=PATIENT_S)
     with pytest.raises(SourceUnreachable, match="certificate"):
         head(source)
     assert not https.seen
@@ -208,7 +213,7 @@ def test_while_a_remote_hangs_its_last_known_revision_counts_and_says_so(
 
 
 def test_a_remote_that_is_gone_and_comes_back_loses_nothing(tmp_path: Path, repository: Repository) -> None:
-    source = GitSource(repository.path.as_uri(), home=tmp_path / "home")
+    source = GitSource(repository.path.as_uri(), home=tmp_path / "home", patience_s=PATIENT_S)
     known = source.read(None).tree
     away = repository.path.rename(repository.path.with_name("away"))
     for _ in range(3):
@@ -228,11 +233,11 @@ def test_a_remote_that_is_gone_and_comes_back_loses_nothing(tmp_path: Path, repo
 def test_a_copy_that_is_older_than_what_the_ledger_knows_is_not_gone_back_to(
     tmp_path: Path, repository: Repository
 ) -> None:
-    GitSource(repository.path.as_uri(), home=tmp_path / "home").read(None)
+    GitSource(repository.path.as_uri(), home=tmp_path / "home", patience_s=PATIENT_S).read(None)
     newer = repository.commit({ANN: b"2"})
     repository.path.rename(repository.path.with_name("away"))
     with pytest.raises(SourceUnreachable):
-        GitSource(repository.path.as_uri(), home=tmp_path / "home").read(newer)
+        GitSource(repository.path.as_uri(), home=tmp_path / "home", patience_s=PATIENT_S).read(newer)
 
 
 # Ruins
@@ -253,7 +258,7 @@ def cut(path: Path, size: int) -> None:
 def test_a_mirror_with_broken_objects_is_fetched_anew(
     tmp_path: Path, repository: Repository, size: int, again: bool
 ) -> None:
-    source = GitSource(repository.path.as_uri(), home=tmp_path / "home")
+    source = GitSource(repository.path.as_uri(), home=tmp_path / "home", patience_s=PATIENT_S)
     head(source)
     mirror = tmp_path / "home" / MIRROR_FOLDER
     broken = [*loose_objects(mirror), *mirror.glob("objects/pack/*.pack")]
@@ -261,7 +266,7 @@ def test_a_mirror_with_broken_objects_is_fetched_anew(
     for path in broken:
         cut(path, size)
     repository.commit({ANN: b"2"})
-    source = GitSource(repository.path.as_uri(), home=tmp_path / "home") if again else source
+    source = GitSource(repository.path.as_uri(), home=tmp_path / "home", patience_s=PATIENT_S) if again else source
     tree = source.read(None).tree
     assert tree.revision == repository.head()
     [file] = tree.files.values()
@@ -273,7 +278,7 @@ def test_a_mirror_with_broken_objects_is_fetched_anew(
 def test_a_mirror_with_one_broken_blob_is_fetched_anew_when_that_is_read(
     tmp_path: Path, repository: Repository
 ) -> None:
-    source = GitSource(repository.path.as_uri(), home=tmp_path / "home")
+    source = GitSource(repository.path.as_uri(), home=tmp_path / "home", patience_s=PATIENT_S)
     [file] = source.read(None).tree.files.values()
     mirror = tmp_path / "home" / MIRROR_FOLDER
     cut(mirror / "objects" / file.blob[:2] / file.blob[2:], 5)
@@ -283,17 +288,17 @@ def test_a_mirror_with_one_broken_blob_is_fetched_anew_when_that_is_read(
 def test_a_broken_mirror_of_a_remote_that_is_gone_stays_until_it_can_be_replaced(
     tmp_path: Path, repository: Repository
 ) -> None:
-    source = GitSource(repository.path.as_uri(), home=tmp_path / "home")
+    source = GitSource(repository.path.as_uri(), home=tmp_path / "home", patience_s=PATIENT_S)
     head(source)
     mirror = tmp_path / "home" / MIRROR_FOLDER
     for path in loose_objects(mirror):
         cut(path, 0)
     away = repository.path.rename(repository.path.with_name("away"))
     with pytest.raises(SourceUnreachable):
-        GitSource(repository.path.as_uri(), home=tmp_path / "home").read("0" * 40)
+        GitSource(repository.path.as_uri(), home=tmp_path / "home", patience_s=PATIENT_S).read("0" * 40)
     assert mirror.is_dir()
     away.rename(repository.path)
-    assert head(GitSource(repository.path.as_uri(), home=tmp_path / "home")) == repository.head()
+    assert head(GitSource(repository.path.as_uri(), home=tmp_path / "home", patience_s=PATIENT_S)) == repository.head()
 
 
 def test_a_broken_repository_that_is_the_only_one_is_an_error_with_the_way_out_that_works(

@@ -71,7 +71,9 @@ def mirrored(folder: Path) -> Setting:
     (folder / "far").mkdir()
     repository = Repository(folder / "far" / "specs.git")
     url = repository.path.as_uri()
-    return Setting(repository, lambda: GitSource(url, home=folder / "home"), *_moved_away(repository.path))
+    return Setting(
+        repository, lambda: GitSource(url, home=folder / "home", patience_s=60), *_moved_away(repository.path)
+    )
 
 
 def _moved_away(path: Path) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -399,10 +401,10 @@ def test_a_history_with_a_hole_is_an_error(repository: Repository) -> None:
 def test_a_mirrored_branch_that_vanishes_is_an_error(tmp_path: Path, repository: Repository) -> None:
     """Somebody deleted or renamed it: that is no wish to stop every model."""
     repository.commit({ANN: b"0"})
-    source = GitSource(repository.path.as_uri(), home=tmp_path / "home")
+    source = GitSource(repository.path.as_uri(), home=tmp_path / "home", patience_s=60)
     source.read(None)
     git(repository.path, "update-ref", "-d", "refs/heads/main")
-    for asked in (source, GitSource(repository.path.as_uri(), home=tmp_path / "home")):
+    for asked in (source, GitSource(repository.path.as_uri(), home=tmp_path / "home", patience_s=60)):
         with pytest.raises(SourceUnreachable):
             asked.read(None)
 
@@ -411,14 +413,14 @@ def test_a_mirror_holds_the_branch_and_nothing_else(tmp_path: Path, repository: 
     sha = repository.commit({ANN: b"0"})
     git(repository.path, "branch", "other", "main")
     git(repository.path, "tag", "v1", "main")
-    GitSource(repository.path.as_uri(), home=tmp_path / "home").read(None)
+    GitSource(repository.path.as_uri(), home=tmp_path / "home", patience_s=60).read(None)
     mirror = tmp_path / "home" / MIRROR_FOLDER
     assert git(mirror, "for-each-ref", "--format=%(refname) %(objectname)") == f"refs/heads/main {sha}"
     assert not (mirror / "hooks").exists()
 
 
 def test_processes_that_share_a_mirror_do_not_trip_over_each_other(tmp_path: Path, repository: Repository) -> None:
-    sources = [GitSource(repository.path.as_uri(), home=tmp_path / "home") for _ in range(4)]
+    sources = [GitSource(repository.path.as_uri(), home=tmp_path / "home", patience_s=60) for _ in range(4)]
     for content in (b"0", b"1", b"2"):
         sha = repository.commit({ANN: content})
         with ThreadPoolExecutor(4) as pool:

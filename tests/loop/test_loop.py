@@ -287,6 +287,29 @@ def test_nothing_is_planned_while_git_or_serve_is_away() -> None:
     assert world.ledger.records == before
 
 
+def test_while_the_repository_does_not_answer_what_was_known_goes_on_and_the_status_says_so() -> None:
+    world = World()
+    world.write("alice", "qwen", spec("qwen"))
+    world.loop.reconcile_once()
+    key = world.key("alice", "qwen")
+    world.source.hangs = True
+    world.write("alice", "qwen", spec("qwen", replicas=2))
+    world.settle()
+    record = world.ledger.records[key]
+    assert record.state is State.RUNNING, "its start is still watched"
+    assert record.spec is not None
+    assert record.spec.num_replicas == 1
+    assert world.ledger.status is not None
+    assert "does not answer" in str(world.ledger.status.error)
+    world.runtime.crash()
+    world.settle()
+    assert world.ledger.records[key].state is State.RUNNING, "and what is lost comes back"
+    world.source.hangs = False
+    world.settle()
+    assert len(world.runtime.pids(key)) == 2
+    assert world.ledger.status.error is None
+
+
 def test_a_spec_that_is_a_link_or_a_program_is_refused() -> None:
     world = World()
     path = "users/alice/qwen.yaml"

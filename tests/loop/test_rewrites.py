@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,8 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from reconciler.core.entities import PLATFORM, EventType, State
 from reconciler.errors import LedgerUnreachable, SourceUnreachable
+from reconciler.loop import Reconciler
 from reconciler.names import spec_path
-from tests.loop.world import OTHER, World, spec
+from reconciler.shell.ledger import LedgerReader, SqlLedger, open_ledger
+from reconciler.shell.source import GitSource
+from tests.loop.world import OTHER, RULES, World, spec
+from tests.repositories import Repository, git
 
 
 def platform_events(world: World) -> list[dict[str, str]]:
@@ -138,6 +144,72 @@ def test_a_lost_ledger_after_a_rewrite_starts_over_from_history_as_it_is() -> No
     world.settle()
     assert set(world.ledger.records) == set(world.source.read(None).tree.files)
     assert all(record.state is State.RUNNING for record in world.ledger.records.values())
+
+
+def test_a_forced_push_to_a_real_remote_keeps_everybody_in_a_real_ledger_and_in_fresh_clones(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "specs.git")
+    paths = [spec_path("alice", "a"), spec_path("bob", "b")]
+    for path, suffix in zip(paths, "ab", strict=True):
+        repository.commit({path: spec(suffix).encode()})
+    engine = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", 5)
+    world = World()
+
+    def start(home: str) -> None:
+        source = GitSource(repository.path.as_uri(), home=tmp_path / home, patience_s=60)
+        world.loop = Reconciler(
+            source, world.folders, world.runtime, world.front, SqlLedger(engine), RULES, lambda: world.now
+        )
+
+    start("one")
+    world.settle()
+    reader = LedgerReader(engine)
+    before = {key: world.runtime.pids(key) for key in reader.models(None)}
+    old = repository.head()
+    tree = git(repository.path, "rev-parse", "main^{tree}")
+    for subject in ("squashed", "squashed once more"):
+        forced = git(repository.path, "commit-tree", "-m", subject, tree)
+        git(repository.path, "update-ref", "refs/heads/main", forced)
+        world.settle()
+        start(subject)  # a fresh clone, and a process that remembers nothing
+        world.settle()
+        [*_, (_, event)] = reader.recent_events(PLATFORM, 10)
+        assert dict(event.payload) == {"from": old, "to": forced}
+        old = forced
+    repository.commit({paths[0]: spec("a", replicas=2).encode()})
+    world.settle()
+    after = {key: world.runtime.pids(key) for key in reader.models(None)}
+    assert after.keys() == before.keys()
+    assert all(before[key] <= after[key] for key in before)
+    assert {record.state for record in reader.models(None).values()} == {State.RUNNING}
+    assert len(reader.recent_events(PLATFORM, 10)) == 2
+    engine.dispose()
+
+
+def test_a_shallow_clone_and_a_deeper_one_name_everybody_as_before(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "specs.git")
+    for suffix in "abc":
+        repository.commit({spec_path("alice", suffix): spec(suffix).encode()})
+    git(tmp_path, "clone", "--quiet", "--bare", "--depth", "1", repository.path.as_uri(), "shallow.git")
+    shallow = tmp_path / "shallow.git"
+    world = World()
+
+    def start(url: Path) -> GitSource:
+        source = GitSource(str(url), home=tmp_path)
+        world.loop = Reconciler(
+            source, world.folders, world.runtime, world.front, world.ledger, RULES, lambda: world.now
+        )
+        return source
+
+    start(repository.path)
+    world.settle()
+    before = {key: world.runtime.pids(key) for key in world.ledger.records}
+    source = start(shallow)
+    assert len(source.read(None).tree.files.keys() & before.keys()) < 3, "the premise: its history tells other names"
+    world.settle()
+    git(shallow, "fetch", "--quiet", "--unshallow", "origin", "main")
+    start(shallow)
+    world.settle()
+    assert {key: world.runtime.pids(key) for key in world.ledger.records} == before
 
 
 USERS = st.sampled_from(["alice", "bob"])

@@ -218,3 +218,26 @@ def test_after_the_pass_every_process_reads_identities_from_the_ledger(api: Api)
         assert each.patch(key, {"num_replicas": 1}).status_code == 200
     [shown] = api.get("/api/v2/serve/status", "admin")["events"]
     assert (shown["event_type"], shown["payload"]) == ("HISTORY_REWRITTEN", tips)
+
+
+def test_a_mirror_that_is_behind_the_ledger_names_nobody_anew_once_it_has_caught_up(
+    away: Api, repository: Repository
+) -> None:
+    """The loop, on another machine, has seen a model go and come back; this API cannot reach the remote meanwhile."""
+    old = away.created()
+    fetched = GitSource(repository.path.as_uri(), home=away.folder / "elsewhere", patience_s=60)
+    repository.commit({FILE: None})
+    repository.commit({FILE: f"{SPEC}num_replicas: 2\n".encode()})
+    [file] = fetched.read(None).tree.files.values()
+    new = file.identity.model_key
+    gone = repository.path.rename(repository.path.with_name("gone"))
+    record = Record(file.identity, file.blob, file.commit, State.RUNNING, NOW)
+    base = away.parts.ledger.load().base
+    away.parts.ledger.record(base, Advance(revision=file.commit.sha, records=(record,)))
+    away.get(MODELS)
+    gone.rename(repository.path)
+    away.parts.store._source.fetch(longest_pause_s=0)
+    for _ in range(2):
+        shown = away.get(MODELS)["items"]
+    assert [item["model_key"] for item in shown] == [new] != [old]
+    assert away.patch(new, {"num_replicas": 3}).status_code == 200
