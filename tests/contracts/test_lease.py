@@ -196,16 +196,22 @@ class Stage:
         return [each.leadership.holder for each in self.processes if each.leadership.is_leading()]
 
 
+# Mostly what leads somewhere: a lease that is taken, planned under, and kept silent about for too long or not.
 actions = st.lists(
-    st.tuples(st.integers(0, 3), st.sampled_from(["tend", "plan", "record", "release", "restart"]), st.floats(0, 12)),
+    st.tuples(
+        st.integers(0, 2),
+        st.sampled_from(["tend", "tend", "tend", "plan", "plan", "record", "record", "release", "restart"]),
+        st.sampled_from([0.0, 0.0, 1.0, 4.0, 6.0, 11.0]),
+    ),
+    min_size=25,
     max_size=60,
 )
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    names=st.lists(st.sampled_from(["a", "b", "c"]), min_size=4, max_size=4),
-    shifts=st.lists(st.floats(-1e7, 1e7), min_size=4, max_size=4),
+    names=st.lists(st.sampled_from(["a", "b", "c"]), min_size=3, max_size=3),
+    shifts=st.lists(st.floats(-1e7, 1e7), min_size=3, max_size=3),
     script=actions,
 )
 def test_in_any_order_of_events_one_acts_at_a_time_and_tokens_only_grow(
@@ -226,6 +232,7 @@ def test_in_any_order_of_events_one_acts_at_a_time_and_tokens_only_grow(
             case "record" if process.plan is not None:
                 (base, lease), process.plan = process.plan, None
                 if stage.record(base, lease, number):
+                    assert lease.token == stage.ledger.leases.lease.token
                     recorded.append(lease.token)
                     assert owner.setdefault(lease.token, process) is process
             case "release":
