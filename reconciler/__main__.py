@@ -169,11 +169,10 @@ def main(settings: Settings) -> int:
 
 def rules(settings: Settings) -> Rules:
     """Give the loop's rules from the configuration."""
-    llm = settings.serving.llm.model_dump(mode="json", exclude={"start_attempts", "drain_timeout_s"})
     return Rules(
         limits=settings.limits,
         retry_delays_s=settings.reconcile.retry_delays_s,
-        platform=json.dumps(llm, sort_keys=True),
+        platform=settings.platform,
     )
 
 

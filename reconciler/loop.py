@@ -11,20 +11,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from reconciler.core import progress, requests, routing
-from reconciler.core.desired import Wanted, desired, must_be_located, pinned, source
+from reconciler.core.desired import desired
 from reconciler.core.entities import (
     ChangeKind,
     Commit,
     Event,
     FileChange,
-    Located,
     Observation,
-    Record,
     SpecFile,
     Tree,
-    Unusable,
 )
 from reconciler.core.plan import differs, plan
+from reconciler.locating import locate
 from reconciler.ports import Advance, Front, Ledger, ModelFolders, PlatformStatus, Runtime, Source
 from reconciler.spec import Limits, ServingSpec, SpecRejected, parse
 
@@ -71,7 +69,7 @@ class Reconciler:
         records = progress.committed(have.records, want, _deletions(changes))
         decided = plan(
             wanted=want,
-            folders=self._locate(want, records, now),
+            folders=locate(self.folders, want, records, now, self.rules.platform),
             records=records,
             cluster=seen.cluster,
             now=now,
@@ -123,22 +121,6 @@ class Reconciler:
     def _parse(self, file: SpecFile, content: bytes) -> ServingSpec | SpecRejected:
         identity = file.identity
         return parse(content, owner=identity.user_id, limits=self.rules.limits, suffix=identity.suffix)
-
-    def _locate(
-        self, want: Mapping[str, Wanted], records: Mapping[str, Record], now: datetime
-    ) -> dict[str, Located | Unusable]:
-        platform = self.rules.platform
-        folders: dict[str, Located | Unusable] = {}
-        for key, wanted in want.items():
-            record = records.get(key)
-            bound = pinned(wanted, record, platform)
-            if bound is not None:
-                folders[key] = bound
-            elif must_be_located(wanted, record, now, platform):
-                place = source(wanted)
-                owner = wanted.file.identity.user_id
-                folders[key] = place if isinstance(place, Unusable) else self.folders.locate(place, owner)
-        return folders
 
 
 def _status(seen: Observation, revision: str | None, now: datetime) -> PlatformStatus:
