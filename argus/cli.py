@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from argus import offline
 from argus.errors import UpFailed
 from reconciler import settings as configuration
 from reconciler.errors import ArgusError, SettingsError
@@ -27,6 +28,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         print(f"argus {_version()}")
         return 0
     try:
+        if arguments.command in offline.COMMANDS:
+            return offline.run(arguments, environ, _version())
         environ = overlay(arguments, environ)
         embedded = EMBEDDED_CONFIG if arguments.command in {"up", "down"} else None
         named = arguments.config or environ.get("ARGUS_CONFIG")
@@ -104,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--api-port", type=int, metavar="N", help="port of the API (ARGUS_API_PORT)")
     for command in (up, api, reconciler, front, router):
         command.add_argument("--openai-port", type=int, metavar="N", help="port of the models (ARGUS_OPENAI_PORT)")
+    offline.add_to(commands)
     up.add_argument("--no-demo", action="store_true", help="start without the demo model")
     return parser
 

@@ -46,6 +46,9 @@ class Rule(StrEnum):
     IGNORED = "file-ignored"
 
 
+LINK = "120000"
+"""Git's mode for a link."""
+
 RULES = {
     Rule.INVALID: "A spec must be well-formed: known fields, typed and bounded, named like its file.",
     Rule.FORBIDDEN: "A spec may name only folders that its owner may use.",
@@ -81,6 +84,8 @@ def judge(path: str, mode: str, content: bytes, limits: Limits) -> Finding | Non
     name = split_path(path)
     if name is None:
         why = why_ignored(path)
+        if why and mode == LINK:
+            why = "ignored: a link, and links are followed by nobody; write the file where it is meant to be"
         return Finding(path, Severity.WARNING, Rule.IGNORED, why) if why else None
     identity = Keys().issue(name, path, _NOBODYS.sha, _NOBODYS.committed_at)
     refused = refused_by_mode(SpecFile(identity, blob="", mode=mode, commit=_NOBODYS))
@@ -98,7 +103,7 @@ def judge_content(path: str, content: bytes, *, owner: str, suffix: str | None, 
     return Finding(path, Severity.ERROR, rule, said.message, said.field, said.line, said.column)
 
 
-def why_ignored(path: str) -> str | None:  # noqa: PLR0911  one return a reason
+def why_ignored(path: str) -> str | None:
     """Say why a file below `users/` is read by nobody, and what would be right; None where that is as it should be.
 
     Hidden files (`.gitkeep`) and Markdown are meant for people, and so is what lies outside of `users/`.

@@ -18,6 +18,7 @@ from webapi.docs import docs
 from webapi.health import health
 from webapi.models import models
 from webapi.parts import Parts
+from webapi.planning import plans
 from webapi.status import status
 from webapi.store import SpecStore
 from webapi.users import users
@@ -51,7 +52,7 @@ def assemble(platform: Parts) -> Flask:
     app.before_request(_start_clock)
     auth.install(app)
     app.after_request(_write_log)
-    for api in (health, users, models, status):
+    for api in (health, users, models, plans, status):
         app.register_api(api)
     app.register_blueprint(docs)
     return app

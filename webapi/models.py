@@ -48,7 +48,7 @@ def write_model(query: schemas.OwnerQuery, header: schemas.CreateHeader) -> tupl
     A body that is in git already makes no commit; the answer then is the model's present state and commit.
     """
     platform = parts()
-    owner = _owner(platform, query.user_id)
+    owner = owner_of(platform, query.user_id)
     body = read_spec()
     spec = _accepted(parse(body, owner=owner, limits=platform.settings.limits))
     _refuse_links_out(platform, spec, owner)
@@ -149,7 +149,7 @@ def delete_model(path: schemas.ModelPath) -> dict[str, Any]:
     return _answer(platform, written, State.DELETING)
 
 
-def _owner(platform: Parts, user_id: str | None) -> str:
+def owner_of(platform: Parts, user_id: str | None) -> str:
     """Say for whom a model is written. Raises Forbidden, NotFound."""
     asking = caller()
     if asking.user_id is None:

@@ -48,7 +48,7 @@ engine_kwargs:
 
 _SPEC_AS_JSON = {"model_id": "qwen-0.5b", "model_source": "$HOME/common/hf/demo", "num_replicas": 1}
 
-_REQUESTS: tuple[type[BaseModel], ...] = (ServingSpec, schemas.SpecPatch, schemas.NewUser)
+_REQUESTS: tuple[type[BaseModel], ...] = (ServingSpec, schemas.SpecPatch, schemas.NewUser, schemas.PlanRequest)
 _ANSWERS: tuple[type[BaseModel], ...] = (
     schemas.ErrorBody,
     schemas.HealthView,
@@ -56,6 +56,7 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
     schemas.ModelDetail,
     schemas.ModelList,
     schemas.ModelWritten,
+    schemas.PlanView,
     schemas.PlatformSummary,
     schemas.TokenList,
     schemas.UserList,

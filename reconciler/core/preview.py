@@ -16,7 +16,7 @@ from typing import Any
 
 from reconciler.core import progress, requests
 from reconciler.core.desired import Wanted, desired
-from reconciler.core.effects import Effect, outcome
+from reconciler.core.effects import Effect
 from reconciler.core.entities import (
     Cluster,
     Commit,
@@ -30,6 +30,7 @@ from reconciler.core.entities import (
     Workload,
 )
 from reconciler.core.history import Entry, PathChange
+from reconciler.core.outcomes import outcome
 from reconciler.core.plan import Plan, plan
 from reconciler.errors import ArgusError
 from reconciler.names import SpecName, split_path, user_of_path
