@@ -1,4 +1,4 @@
-"""The commands that need no platform of this machine: `validate`, `plan` and `schema`, for spec repositories and CI.
+"""The commands that need no platform on this machine: for spec repositories, and for the jobs of code hosts.
 
 Each imports what it needs when it runs, so that none waits for another's libraries; none needs Ray or an engine.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from argus.errors import UpFailed
 from reconciler.settings import load
 
-COMMANDS = frozenset({"validate", "plan", "schema"})
+COMMANDS = frozenset({"validate", "plan", "comment", "schema"})
 
 
 def add_to(commands: Any) -> None:
@@ -46,6 +46,14 @@ def add_to(commands: Any) -> None:
     plan.add_argument("--format", choices=("text", "markdown", "json"), default="text")
     plan.add_argument("--exit-code", action="store_true", help="exit with 2 where something would change")
 
+    comment = commands.add_parser(
+        "comment",
+        help="put a plan on the pull request that a CI job runs for",
+        description="Write FILE as one comment that each run rewrites. In a job of GitHub or Gitea it needs "
+        "GITHUB_TOKEN, in one of GitLab ARGUS_GITLAB_TOKEN.",
+    )
+    comment.add_argument("file", metavar="FILE", help="what `argus plan --format markdown` has written")
+
     commands.add_parser("schema", help="print the JSON Schema of a spec, for editors")
     for command in (validate, plan):
         command.add_argument("--config", metavar="FILE", help="configuration with the platform's bounds (ARGUS_CONFIG)")
@@ -58,6 +66,11 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str], version: str)
             return _validate(arguments, environ, version)
         case "plan":
             return _plan(arguments, environ)
+        case "comment":
+            from argus import comments  # noqa: PLC0415
+
+            _print(comments.run(Path(arguments.file), environ))
+            return 0
         case "schema":
             from argus.schema import text  # noqa: PLC0415
 
