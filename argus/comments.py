@@ -124,9 +124,7 @@ def _author(found: Mapping[str, Any]) -> str:
     return str(author.get("login") or author.get("username"))
 
 
-def _ask(
-    http: httpx.Client, method: str, path: str, body: Any = None, params: Mapping[str, int] | None = None
-) -> Any:
+def _ask(http: httpx.Client, method: str, path: str, body: Any = None, params: Mapping[str, int] | None = None) -> Any:
     try:
         answer = http.request(method, path, json=body, params=params)
     except httpx.HTTPError as error:

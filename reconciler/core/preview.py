@@ -233,7 +233,7 @@ def _change(before: Record | None, want: Wanted | None, decided: Plan, key: str,
         effect = effect if effect in _HAPPENS_ANYWAY else Effect.REJECT
     return Change(
         identity=known.identity,
-        is_new=before is None,
+        is_new=before is None and want is not None and want.file.commit.sha == UNBORN,
         touched=touched,
         effect=effect,
         downtime=found.downtime if knows_room else None,

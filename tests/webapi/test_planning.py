@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -34,22 +34,25 @@ def runs(api: Api, *texts: tuple[str, str], gpus: float = 8, error: str | None =
     """Have these specs (owner, text) pushed, applied and running, in a cluster; gives keys by suffix."""
     api.push({f"users/{owner}/{suffix_of(text)}.yaml": text for owner, text in texts})
     records = []
-    for key, file in api.parts.store.read().files.items():
+    for file in api.parts.store.read().files.values():
         who = file.identity
         spec = parse(api.content(who.path).encode(), owner=who.user_id, limits=Limits(), suffix=who.suffix)
         assert isinstance(spec, ServingSpec)
         up = workload(spec, who, Located(spec.model_source), api.parts.settings.platform)
-        record = Record(identity=who, blob=file.blob, commit=file.commit, state=State.RUNNING, updated_at=NOW, spec=spec)
         records.append(
             Record(
-                **{name: getattr(record, name) for name in ("identity", "blob", "commit", "state", "updated_at", "spec")},
+                identity=who,
+                blob=file.blob,
+                commit=file.commit,
+                state=State.RUNNING,
+                updated_at=NOW,
+                spec=spec,
                 applied=up,
                 applied_commit=file.commit,
                 serving=up,
                 serving_commit=file.commit,
             )
         )
-        assert key == who.model_key
     used = sum(each.applied.total_gpus for each in records if each.applied)
     status = PlatformStatus(NOW, api.head(), "RUNNING", "", gpus, gpus - used, error)
     api.record(*records, status=status)
@@ -90,7 +93,9 @@ def test_scaling_and_a_remark_restart_nothing_and_an_argument_rolls_without_down
 ) -> None:
     keys = runs(api, ("alice", spec()), ("alice", spec("calm")))
     scaled = planned(api, files={HELLO: spec(replicas=2)})["changes"]
-    assert [(each["effect"], each["model_key"], each["downtime"]) for each in scaled] == [("scale", keys["hello"], None)]
+    assert [(each["effect"], each["model_key"], each["downtime"]) for each in scaled] == [
+        ("scale", keys["hello"], None)
+    ]
     assert scaled[0]["fields"] == {"num_replicas": {"from": 1, "to": 2}}
     assert [each["effect"] for each in planned(api, files={HELLO: "# remark\n" + spec()})["changes"]] == ["update"]
     rolled = planned(api, files={HELLO: spec(more="engine_kwargs: {seed: 7}\n")})
@@ -282,8 +287,6 @@ def test_nobody_plans_without_a_token(api: Api) -> None:
     assert plan(api, None, spec=SPEC).status_code == 401
 
 
-def test_a_plan_holds_no_time(api: Api) -> None:
+def test_equal_questions_have_equal_answers(api: Api) -> None:
     runs(api, ("alice", spec()))
-    first = planned(api, spec=spec("new"))
-    assert first == planned(api, spec=spec("new"))
-    assert f"{datetime.now(UTC) - timedelta(minutes=1):%Y}" not in str(first["changes"])
+    assert planned(api, spec=spec("new")) == planned(api, spec=spec("new"))
