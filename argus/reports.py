@@ -122,7 +122,7 @@ def _location(finding: Finding) -> dict[str, Any]:
 
 
 def _fingerprint(finding: Finding) -> str:
-    """Tell findings apart, and find one again when lines above it come and go: a file has one finding at most."""
+    """Tell findings apart, and find one again when lines above it come and go: a file has one of a rule at most."""
     return hashlib.sha256(f"{finding.path}\n{finding.rule}\n{finding.field}".encode(errors="replace")).hexdigest()
 
 

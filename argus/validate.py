@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from argus.reports import FORMATS, Report
 from reconciler.core.desired import PLAIN_FILE
-from reconciler.findings import LINK, Finding, Rule, Severity, judge, judge_content
+from reconciler.findings import LINK, Finding, Rule, Severity, judge, judge_content, named_users, unknown_user
 from reconciler.names import USERS_FOLDER, is_user_id, split_path
 from reconciler.spec import Limits
 from reconciler.yamlsafe import quoted
@@ -19,6 +20,9 @@ MOST_FILES = 100_000
 """How many files one run looks at."""
 DEEPEST = 16
 """How many folders may lie in each other below the repository's root."""
+
+MOST_CODEOWNERS = 3 * 1024 * 1024
+"""Bytes of CODEOWNERS that are read; GitHub itself reads no larger one."""
 
 
 class Misused(Exception):
@@ -45,12 +49,16 @@ def run(options: Options, limits: Limits, version: str, here: Path | None = None
     root = Path(os.path.abspath(here / options.root)) if options.root else _root_of(named)
     if not root.is_dir():
         raise Misused(f"the root {root} is no folder")
+    known = _owned(root)
     specs, findings = 0, []
     for file in _unique(_files(root, named)):
-        is_spec, finding = _check(root, file, options.owner, limits)
+        is_spec, found = _check(root, file, options.owner, limits)
         specs += is_spec
-        if finding is not None:
-            findings.append(replace(finding, path=_shown(root / file, root, here)))
+        stranger = unknown_user(str(file), known)
+        if stranger is not None:
+            known |= {file.parts[1]}  # once a user is enough
+        shown = _shown(root / file, root, here)
+        findings += [replace(each, path=shown) for each in (found, stranger) if each is not None]
     findings.sort(key=lambda each: (each.path, each.line or 0))
     bad = [each for each in findings if options.strict or each.severity is Severity.ERROR]
     return (1 if bad else 0), FORMATS[options.form](Report(findings, specs, version))
@@ -117,6 +125,14 @@ def _unique(files: Iterable[PurePosixPath]) -> Iterator[PurePosixPath]:
         if len(seen) > MOST_FILES:
             raise Misused(f"there are more than {MOST_FILES} files; check the folders of some users at a time")
         yield file
+
+
+def _owned(root: Path) -> frozenset[str]:
+    """Give the users that the repository's CODEOWNERS names; none where it has none."""
+    for folder in (".", ".github", ".gitea", ".gitlab", "docs"):
+        with suppress(OSError):
+            return named_users(_read(root / folder / "CODEOWNERS", MOST_CODEOWNERS).decode(errors="replace"))
+    return frozenset()
 
 
 def _check(root: Path, file: PurePosixPath, owner: str | None, limits: Limits) -> tuple[bool, Finding | None]:

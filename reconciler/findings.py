@@ -44,6 +44,7 @@ class Rule(StrEnum):
     MODE = "file-mode"
     UNREADABLE = "file-unreadable"
     IGNORED = "file-ignored"
+    UNKNOWN_USER = "user-unknown"
 
 
 LINK = "120000"
@@ -56,6 +57,7 @@ RULES = {
     Rule.MODE: "A spec is a plain file: neither executable nor a link.",
     Rule.UNREADABLE: "A file of the repository must be readable.",
     Rule.IGNORED: f"Only {USERS_FOLDER}/<user_id>/<suffix>{SPEC_ENDING} is read; any other file there does nothing.",
+    Rule.UNKNOWN_USER: "Where CODEOWNERS names owners of users' folders, each user's folder has one.",
 }
 
 
@@ -126,6 +128,25 @@ def why_ignored(path: str) -> str | None:
             advice += f": {spec_path(parts[1], suffix)}"
         return f"ignored: {advice}"
     return f"ignored: {quoted(name.removesuffix(SPEC_ENDING))} cannot name a model: {SUFFIX_RULE}"
+
+
+def named_users(codeowners: str) -> frozenset[str]:
+    """Give the users for whose folders a CODEOWNERS file has a line of their own (`/users/<user_id>/ @owner`)."""
+    patterns = (line.split()[0].lstrip("/").split("/") for line in codeowners.splitlines() if line.strip())
+    return frozenset(parts[1] for parts in patterns if len(parts) > 1 and parts[0] == USERS_FOLDER and parts[1])
+
+
+def unknown_user(path: str, known: frozenset[str]) -> Finding | None:
+    """Warn of a spec whose user CODEOWNERS does not name: a new user, or a slip in a folder's name.
+
+    Nobody is unknown where it names no users at all.
+    """
+    name = split_path(path)
+    if name is None or not known or name.user_id in known or "*" in known:
+        return None
+    folder = f"{USERS_FOLDER}/{name.user_id}/"
+    message = f"{folder} has no line in CODEOWNERS: a new user needs one, a slip in the name makes a new user"
+    return Finding(path, Severity.WARNING, Rule.UNKNOWN_USER, message)
 
 
 _NOBODYS = Commit(sha="0" * 40, author="", committed_at=datetime(1970, 1, 1, tzinfo=UTC), source="git")

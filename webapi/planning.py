@@ -23,7 +23,7 @@ from reconciler.shell.objects import object_id
 from reconciler.shell.revisions import NoSuchRevision, brought, resolve
 from reconciler.spec import HubSource, Limits, LocalSource, ServingSpec, SpecRejected, parse
 from reconciler.yamlsafe import quoted
-from webapi import openapi, schemas
+from webapi import openapi, plan_schemas
 from webapi.auth import caller
 from webapi.bodies import read_json
 from webapi.models import owner_of
@@ -37,10 +37,10 @@ plans = openapi.blueprint("plans", prefix=f"{openapi.PREFIX}/serve", about="What
 @plans.post(
     "/plan",
     summary="Plan a change",
-    openapi_extensions=openapi.json_body(schemas.PlanRequest),
+    openapi_extensions=openapi.json_body(plan_schemas.PlanRequest),
     responses=openapi.answers(
         HTTPStatus.OK,
-        schemas.PlanView,
+        plan_schemas.PlanView,
         HTTPStatus.BAD_REQUEST,
         HTTPStatus.FORBIDDEN,
         HTTPStatus.NOT_FOUND,
@@ -56,7 +56,7 @@ def plan_change() -> dict[str, Any]:
     Users may plan for their own files; of others' models they see how many there are.
     """
     platform = parts()
-    asked = read_json(schemas.PlanRequest)
+    asked = read_json(plan_schemas.PlanRequest)
     if sum(each is not None for each in (asked.spec, asked.files, asked.head)) != 1:
         raise Invalid("give exactly one of spec, files and head")
     # The ledger before the repository: then the tree is at least as new as what is known of it.
@@ -86,7 +86,7 @@ def plan_change() -> dict[str, Any]:
         new_users=target.users - tree.users,
         viewer=caller().user_id,
     )
-    return schemas.PlanView.model_validate(found).model_dump(mode="json")
+    return plan_schemas.PlanView.model_validate(found).model_dump(mode="json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class _Remembered:
         return found
 
 
-def _change(platform: Parts, asked: schemas.PlanRequest, tree: Tree) -> _Change:
+def _change(platform: Parts, asked: plan_schemas.PlanRequest, tree: Tree) -> _Change:
     if asked.spec is not None:
         return _of_files(_as_files(platform, asked.spec, asked.user_id), asked, tree)
     if asked.files is not None:
@@ -131,7 +131,7 @@ def _as_files(platform: Parts, text: str, user_id: str | None) -> dict[str, byte
     return {spec_path(owner, spec.model_id): content}
 
 
-def _of_files(files: Mapping[str, bytes | None], asked: schemas.PlanRequest, tree: Tree) -> _Change:
+def _of_files(files: Mapping[str, bytes | None], asked: plan_schemas.PlanRequest, tree: Tree) -> _Change:
     for path in files:
         if split_path(path) is None:
             right = f"{USERS_FOLDER}/<user_id>/<suffix>{SPEC_ENDING}"
@@ -148,7 +148,7 @@ def _of_files(files: Mapping[str, bytes | None], asked: schemas.PlanRequest, tre
     return _Change(tuple(changes), {object_id("blob", content): content for content in contents})
 
 
-def _before(path: str, asked: schemas.PlanRequest, file: SpecFile | None) -> Entry | None:
+def _before(path: str, asked: plan_schemas.PlanRequest, file: SpecFile | None) -> Entry | None:
     """Say what a file was changed from: what the branch has, unless the client knows of something else."""
     present = Entry(file.mode, file.blob) if file else None
     blob = asked.before.get(path, present.blob if present else None)
@@ -169,8 +169,8 @@ def _of_commit(platform: Parts, head: str, tree: Tree) -> _Change:
         ) from None
     _refuse_others(change.path for change in changes)
     changed = tuple(change for change in changes if split_path(change.path))
-    if len(changed) > schemas.MOST_PLANNED:
-        raise Invalid(f"the commit changes {len(changed)} specs; {schemas.MOST_PLANNED} is the most", field="head")
+    if len(changed) > plan_schemas.MOST_PLANNED:
+        raise Invalid(f"the commit changes {len(changed)} specs; {plan_schemas.MOST_PLANNED} is the most", field="head")
     return _Change(changed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def commit(folder: Path, files: dict[str, str | None]) -> str:
+def commit(folder: Path, files: Mapping[str, str | None]) -> str:
     for path, text in files.items():
         file = folder / path
         if text is None:

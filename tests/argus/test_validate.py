@@ -187,6 +187,20 @@ def test_a_file_elsewhere_is_checked_only_for_a_user(repo: Path, capsys: pytest.
     assert said.startswith("drafts/new.yaml:3:1: error: nonsense ")
 
 
+def test_a_user_whom_codeowners_does_not_name_is_a_warning_once(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for suffix in ("a", "b"):
+        write(repo, f"users/alcie/{suffix}.yaml", GOOD.format(suffix))
+    write(repo, "CODEOWNERS", "# /users/x/ @x\n*  @team\n")
+    assert validate(capsys, "--strict")[0] == 0  # it names no users at all
+    write(repo, "CODEOWNERS", "* @team\n\n/users/alice/  @alice\n")
+    status, said, _ = validate(capsys)
+    assert status == 0
+    assert said.count("warning") == 1 + 1  # the finding, and the line that counts
+    assert "users/alcie/a.yaml: warning: users/alcie/ has no line in CODEOWNERS" in said
+    write(repo, "CODEOWNERS", "/users/*/  @team\n")
+    assert validate(capsys, "--strict")[0] == 0
+
+
 def test_the_check_is_the_reconcilers_own(repo: Path) -> None:
     """Whatever lies there: refused here is refused by the loop, in the same words, and nothing else is."""
     source = MemorySource()

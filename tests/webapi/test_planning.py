@@ -13,7 +13,7 @@ from reconciler.ports import PlatformStatus
 from reconciler.shell.objects import object_id
 from reconciler.spec import Limits, ServingSpec, parse
 from tests.webapi.client import SPEC, Answer, Api, git
-from webapi.schemas import MOST_PLANNED
+from webapi.plan_schemas import MOST_PLANNED
 
 PLAN = "/api/v2/serve/plan"
 NOW = datetime(2026, 1, 6, 12, 30, tzinfo=UTC)
