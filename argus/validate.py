@@ -40,11 +40,11 @@ class Options:
     strict: bool = False
 
 
-def run(options: Options, limits: Limits, version: str, here: Path | None = None) -> tuple[int, str]:
+def run(options: Options, limits: Limits, version: str) -> tuple[int, str]:
     """Check what `options` name. Gives the exit status (0: fine, 1: problems) and what to print. Raises Misused."""
     if options.owner is not None and not is_user_id(options.owner):
         raise Misused(f"--user {quoted(options.owner)} is no user id")
-    here = Path(os.path.abspath(here or Path.cwd()))
+    here = Path.cwd()
     named = [Path(os.path.abspath(here / path)) for path in options.paths] or [here]
     root = Path(os.path.abspath(here / options.root)) if options.root else _root_of(named)
     if not root.is_dir():
@@ -65,23 +65,35 @@ def run(options: Options, limits: Limits, version: str, here: Path | None = None
 
 
 def _root_of(paths: Iterable[Path]) -> Path:
-    """Find the repository's root: the nearest folder, from the paths upwards, with `users/` or a `.git` in it."""
+    """Find the repository's root for all paths. Raises Misused."""
     roots = set()
     for path in paths:
         if not os.path.lexists(path):
             raise Misused(f"there is no {path}")
-        found = next(
-            (each for each in (path, *path.parents) if (each / USERS_FOLDER).is_dir() or (each / ".git").exists()), None
-        )
-        if found is None:
+        root = _root_above(path)
+        if root is None:
             raise Misused(
                 f"no spec repository holds {path}: neither it nor a folder above has {USERS_FOLDER}/; name the "
                 "repository's root with --root"
             )
-        roots.add(found)
+        roots.add(root)
     if len(roots) > 1:
         raise Misused("the paths lie in several repositories; check one at a time")
     return roots.pop()
+
+
+def _root_above(path: Path) -> Path | None:
+    """Find the folder that holds `users/`: in a clone the outermost, for a user may be called `users`; else the next.
+
+    A clone without any is its own root.
+    """
+    with_users = []
+    for folder in (path, *path.parents):
+        if (folder / USERS_FOLDER).is_dir():
+            with_users.append(folder)
+        if (folder / ".git").exists():
+            return with_users[-1] if with_users else folder
+    return with_users[0] if with_users else None
 
 
 def _files(root: Path, named: Iterable[Path]) -> Iterator[PurePosixPath]:

@@ -4,8 +4,8 @@ It writes what is wanted into the spec repository (one request, at most one comm
 ledger says was done and seen. It never talks to Ray, decides nothing and writes no event (`planning` shows what the
 reconciler would decide); a nudge in the ledger asks the reconciler for a pass.
 
-`app` puts it together. One blueprint a resource: `users`, `models`, `planning`, `status`, `health`, and `docs` for the OpenAPI
-document. `schemas` holds what goes over the wire, `views` how git and ledger become it (pure), `problems` what every
-error looks like, `auth` who is asking, `bodies` how bodies are read, `patching` and `yamltext` how a person's YAML is
-changed, `store` how a commit is made.
+`app` puts it together. One blueprint a resource: `users`, `models`, `planning`, `status`, `health`, and `docs` for the
+OpenAPI document. `schemas` and `plan_schemas` hold what goes over the wire, `views` how git and ledger become it
+(pure), `problems` what every error looks like, `auth` who is asking, `bodies` how bodies are read, `patching` and
+`yamltext` how a person's YAML is changed, `store` how a commit is made.
 """

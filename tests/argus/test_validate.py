@@ -160,6 +160,12 @@ def test_the_root_is_found_from_any_folder_and_paths_are_shown_from_there(
     assert status == 1
 
 
+def test_a_user_called_users_does_not_move_the_root_of_a_clone(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(repo, "users/users/own.yaml", GOOD.format("own"))
+    (repo / ".git").mkdir()
+    assert validate(capsys, "users/users/own.yaml", "users/alice")[:2] == (0, "2 specs checked: no problems\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
