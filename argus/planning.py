@@ -14,7 +14,8 @@ from typing import Any
 
 from argus.client import Client, ClientError
 from argus.errors import UpFailed
-from reconciler.core.entities import Cluster, Tree
+from reconciler.core.desired import PLAIN_FILE, is_read, understood
+from reconciler.core.entities import Cluster
 from reconciler.core.history import PathChange
 from reconciler.core.plandata import data
 from reconciler.core.preview import as_if_running, assume_folders, foresee, merged
@@ -22,7 +23,7 @@ from reconciler.names import split_path
 from reconciler.settings import Settings
 from reconciler.shell.git import Git
 from reconciler.shell.revisions import NoSuchRevision, brought, git_folder, resolve, tree_at
-from reconciler.spec import Limits, ServingSpec, SpecRejected, parse
+from reconciler.spec import Limits
 
 TIMEOUT_S = 60.0
 """For the server's answer, and for each git command."""
@@ -49,12 +50,16 @@ def offline(asked: Asked, settings: Settings) -> dict[str, Any]:
     newest = max((file.commit.committed_at for file in tree.files.values()), default=datetime.now(UTC))
     now = max(datetime.now(UTC), newest)
     target = merged(tree, brought(git, base, head), now)
-    blobs = {file.blob for each in (tree, target) for file in each.files.values()}
-    content = git.blobs(sorted(blobs), settings.limits.max_bytes)
+    files = [file for each in (tree, target) for file in each.files.values()]
+    content = git.blobs(sorted({file.blob for file in files if is_read(file)}), settings.limits.max_bytes)
+    before = {key: understood(file, content, settings.limits) for key, file in tree.files.items()}
     preview = foresee(
         tree=target,
-        parsed=_parsed(target, content, settings.limits),
-        records=as_if_running(tree, _parsed(tree, content, settings.limits), now, settings.platform),
+        parsed={
+            key: before[key] if tree.files.get(key) is file else understood(file, content, settings.limits)
+            for key, file in target.files.items()
+        },
+        records=as_if_running(tree, before, now, settings.platform),
         locate=assume_folders,
         cluster=None if asked.gpus is None else Cluster(asked.gpus, asked.gpus),
         now=now,
@@ -85,13 +90,14 @@ def would_change(found: Mapping[str, Any]) -> bool:
 
 def _ends(asked: Asked, settings: Settings) -> tuple[Git, str, str]:
     git = Git(git_folder(asked.repository.absolute()), TIMEOUT_S)
-    base, head = _names(asked.range)
+    base, named = _names(asked.range)
+    head = resolve(git, named)
     if base:
-        return git, resolve(git, base), resolve(git, head)
+        return git, resolve(git, base), head
     branch = settings.spec_repo.branch
     for name in (f"refs/remotes/origin/{branch}", f"refs/heads/{branch}"):
         try:
-            return git, resolve(git, name), resolve(git, head)
+            return git, resolve(git, name), head
         except NoSuchRevision:
             continue
     raise NoSuchRevision(f"there is neither origin/{branch} nor {branch} here; say which with BASE..HEAD")
@@ -102,20 +108,14 @@ def _names(named: str | None) -> tuple[str, str]:
     return base, head.removeprefix(".") or "HEAD"
 
 
-def _parsed(tree: Tree, content: Mapping[str, bytes], limits: Limits) -> dict[str, ServingSpec | SpecRejected]:
-    return {
-        key: parse(content[file.blob], owner=file.identity.user_id, limits=limits, suffix=file.identity.suffix)
-        for key, file in tree.files.items()
-    }
-
-
 def _change_of(git: Git, changes: list[PathChange], limits: Limits) -> dict[str, Any]:
     """Write changes as the API takes them. Raises UpFailed where a file is no text."""
-    content = git.blobs([change.after.blob for change in changes if change.after], limits.max_bytes)
+    blobs = [change.after.blob for change in changes if change.after and change.after.mode == PLAIN_FILE]
+    content = git.blobs(blobs, limits.max_bytes)
     files: dict[str, str | None] = {}
     for change in changes:
         try:
-            files[change.path] = content[change.after.blob].decode() if change.after else None
+            files[change.path] = content.get(change.after.blob, b"").decode() if change.after else None
         except UnicodeDecodeError:
             raise UpFailed(f"{change.path} is not UTF-8 text; `argus validate` says where") from None
     return {

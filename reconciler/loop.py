@@ -9,9 +9,10 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeAlias
 
 from reconciler.core import progress, requests, routing
-from reconciler.core.desired import desired
+from reconciler.core.desired import desired, is_read, understood
 from reconciler.core.entities import (
     ChangeKind,
     Commit,
@@ -24,9 +25,12 @@ from reconciler.core.entities import (
 from reconciler.core.plan import differs, plan
 from reconciler.locating import locate
 from reconciler.ports import Advance, Front, Ledger, ModelFolders, PlatformStatus, Runtime, Source
-from reconciler.spec import Limits, ServingSpec, SpecRejected, parse
+from reconciler.spec import Limits, ServingSpec, SpecRejected
 
 log = logging.getLogger(__name__)
+
+Address: TypeAlias = tuple[str, str, str, str]
+"""What a file says depends on these alone: its mode, its content's id, its owner, its suffix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Reconciler:
     ledger: Ledger
     rules: Rules
     clock: Callable[[], datetime]
-    _parsed: dict[tuple[str, str, str], ServingSpec | SpecRejected] = field(default_factory=dict)
+    _parsed: dict[Address, ServingSpec | SpecRejected] = field(default_factory=dict)
 
     def reconcile_once(self) -> progress.Progress:
         """Bring what runs one step closer to what the repository wants, write down what happened, and give it.
@@ -103,24 +107,18 @@ class Reconciler:
         status = PlatformStatus(self.clock(), known.revision, None, "", 0, 0, str(error))
         self.ledger.record(known.base, Advance(revision=known.revision, status=status))
 
-    def _specs(
-        self, tree: Tree, changes: tuple[FileChange, ...]
-    ) -> Mapping[tuple[str, str, str], ServingSpec | SpecRejected]:
+    def _specs(self, tree: Tree, changes: tuple[FileChange, ...]) -> Mapping[Address, ServingSpec | SpecRejected]:
         """Parse what this pass needs. A file is parsed once: its outcome is remembered by its content's address."""
         files = [*tree.files.values()]
         files += [file for change in changes for file in (change.before, change.after) if file is not None]
         needed = {_address(file): file for file in files}
-        new = {file.blob for address, file in needed.items() if address not in self._parsed}
+        new = {file.blob for address, file in needed.items() if address not in self._parsed and is_read(file)}
         content = self.source.blobs(new, self.rules.limits.max_bytes) if new else {}
         self._parsed = {
-            address: self._parsed.get(address) or self._parse(file, content[file.blob])
+            address: self._parsed.get(address) or understood(file, content, self.rules.limits)
             for address, file in needed.items()
         }
         return self._parsed
-
-    def _parse(self, file: SpecFile, content: bytes) -> ServingSpec | SpecRejected:
-        identity = file.identity
-        return parse(content, owner=identity.user_id, limits=self.rules.limits, suffix=identity.suffix)
 
 
 def _status(seen: Observation, revision: str | None, now: datetime) -> PlatformStatus:
@@ -135,13 +133,11 @@ def _status(seen: Observation, revision: str | None, now: datetime) -> PlatformS
     )
 
 
-def _address(file: SpecFile) -> tuple[str, str, str]:
-    return (file.blob, file.identity.user_id, file.identity.suffix)
+def _address(file: SpecFile) -> Address:
+    return (file.mode, file.blob, file.identity.user_id, file.identity.suffix)
 
 
-def _by_key(
-    tree: Tree, specs: Mapping[tuple[str, str, str], ServingSpec | SpecRejected]
-) -> dict[str, ServingSpec | SpecRejected]:
+def _by_key(tree: Tree, specs: Mapping[Address, ServingSpec | SpecRejected]) -> dict[str, ServingSpec | SpecRejected]:
     return {key: specs[_address(file)] for key, file in tree.files.items()}
 
 
@@ -149,9 +145,7 @@ def _deletions(changes: tuple[FileChange, ...]) -> dict[str, Commit]:
     return {change.identity.model_key: change.commit for change in changes if change.kind is ChangeKind.DELETED}
 
 
-def _request(
-    change: FileChange, specs: Mapping[tuple[str, str, str], ServingSpec | SpecRejected], now: datetime
-) -> Event:
+def _request(change: FileChange, specs: Mapping[Address, ServingSpec | SpecRejected], now: datetime) -> Event:
     before = specs[_address(change.before)] if change.before else None
     after = specs[_address(change.after)] if change.after else None
     return requests.request(change, before, after, now)

@@ -11,8 +11,8 @@ from reconciler.core.effects import Effect
 MOST_PLANNED = 100
 """How many files one request may plan."""
 
-FileMode: TypeAlias = Literal["100644", "100755", "120000"]
-"""A file's mode, as git has it: plain, a program, a link."""
+FileMode: TypeAlias = Literal["100644", "100755", "120000", "160000"]
+"""A file's mode, as git has it: plain, a program, a link, a submodule."""
 
 ObjectId: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 """The id of a commit or of a file's content."""
@@ -37,7 +37,6 @@ class PlanRequest(BaseModel):
     user_id: str | None = Field(default=None, description="Whose `spec` it is. The admin has to say.")
     files: dict[str, str | None] | None = Field(
         default=None,
-        min_length=1,
         max_length=MOST_PLANNED,
         description="What files are to hold, by path (users/<user_id>/<suffix>.yaml); null removes one.",
         examples=[{"users/alice/qwen-0.5b.yaml": "model_id: qwen-0.5b\nmodel_source: $HOME/common/hf/demo\n"}],

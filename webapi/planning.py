@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+from reconciler.core.desired import is_read, understood
 from reconciler.core.entities import Cluster, Located, Record, SpecFile, Tree, Unusable
 from reconciler.core.history import Entry, PathChange
 from reconciler.core.plandata import data
@@ -21,7 +22,7 @@ from reconciler.names import SPEC_ENDING, USERS_FOLDER, spec_path, split_path, u
 from reconciler.ports import ModelFolders
 from reconciler.shell.objects import object_id
 from reconciler.shell.revisions import NoSuchRevision, brought, resolve
-from reconciler.spec import HubSource, Limits, LocalSource, ServingSpec, SpecRejected, parse
+from reconciler.spec import HubSource, LocalSource, ServingSpec, SpecRejected, parse
 from reconciler.yamlsafe import quoted
 from webapi import openapi, plan_schemas
 from webapi.auth import caller
@@ -186,17 +187,16 @@ def _parsed(
 ) -> dict[str, ServingSpec | SpecRejected]:
     """Read what the files say: what the loop has read already is taken from its records."""
     limits = platform.settings.limits
-    unread = {file.blob for key, file in tree.files.items() if _known(records.get(key), file) is None}
+    new = [file for key, file in tree.files.items() if _known(records.get(key), file) is None]
+    unread = {file.blob for file in new if is_read(file)}
     content = {**platform.store.source.blobs(unread - content.keys(), limits.max_bytes), **content}
-    return {key: _known(records.get(key), file) or _parse(file, content, limits) for key, file in tree.files.items()}
+    return {
+        key: _known(records.get(key), file) or understood(file, content, limits) for key, file in tree.files.items()
+    }
 
 
 def _known(record: Record | None, file: SpecFile) -> ServingSpec | SpecRejected | None:
     return (record.rejection or record.spec) if record is not None and record.commit.sha == file.commit.sha else None
-
-
-def _parse(file: SpecFile, content: Mapping[str, bytes], limits: Limits) -> ServingSpec | SpecRejected:
-    return parse(content[file.blob], owner=file.identity.user_id, limits=limits, suffix=file.identity.suffix)
 
 
 def _cluster(platform: Parts) -> Cluster | None:

@@ -124,10 +124,17 @@ def test_a_refused_file_names_its_line_and_what_runs_goes_on(api: Api) -> None:
     assert change["replicas"] == {"before": 1, "after": 1}
 
 
-def test_a_program_or_a_link_is_refused_by_its_mode(api: Api) -> None:
-    (change,) = planned(api, files={HELLO: spec()}, modes={HELLO: "120000"})["changes"]
+@pytest.mark.parametrize("mode", ["100755", "120000", "160000"])
+def test_what_is_no_plain_file_is_refused_by_its_mode(api: Api, mode: str) -> None:
+    (change,) = planned(api, files={HELLO: spec()}, modes={HELLO: mode})["changes"]
     assert change["effect"] == "reject"
-    assert "120000" in change["message"]
+    assert mode in change["message"]
+
+
+def test_no_files_change_nothing(api: Api) -> None:
+    runs(api, ("alice", spec()))
+    answer = planned(api, files={})
+    assert (answer["changes"], answer["untouched"]["count"]) == ([], 1)
 
 
 def test_a_removed_file_removes_the_model(api: Api) -> None:
@@ -240,11 +247,10 @@ def test_a_file_that_the_branch_has_changed_meanwhile_is_409_and_names_it(api: A
     [
         {},
         {"spec": SPEC, "files": {HELLO: SPEC}},
-        {"files": {}},
         {"files": {"README.md": "x"}},
         {"files": {"users/alice/../bob/x.yaml": "x"}},
         {"files": {HELLO: 1}},
-        {"files": {HELLO: SPEC}, "modes": {HELLO: "160000"}},
+        {"files": {HELLO: SPEC}, "modes": {HELLO: "040000"}},
         {"files": {f"users/alice/m{number}.yaml": None for number in range(MOST_PLANNED + 1)}},
         {"head": "main"},
         {"spec": "a: ["},
