@@ -3,6 +3,7 @@
 #   make run     install what it takes to run, then run the platform in the foreground (Ctrl-C stops it)
 #   make test    install the test tools too, then pass all tests
 #   make lint    ruff, mypy, import-linter
+#   make schema  write the spec's JSON Schema in specs-template/ anew
 #   make lock    write requirements/*.txt anew from pyproject.toml
 #   make clean   remove what these made; the state folder (.argus) stays
 #
@@ -52,6 +53,10 @@ lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+.PHONY: schema
+schema: $(RUN_STAMP)
+	$(BIN)/argus schema > specs-template/schema/serving-spec.json
 
 .PHONY: install
 install: $(RUN_STAMP)

@@ -1,7 +1,8 @@
 """The front door: the command line, and `argus up`, which starts and supervises the platform's processes.
 
-It holds no rules of its own: what should run and what is allowed is the reconciler's and the API's matter, and they
-are met only through their commands and over HTTP. Nobody imports this package.
+It holds no rules of its own: what should run and what is allowed is the reconciler's and the API's matter. They are met
+through their commands, over HTTP, and, where there is no platform, by calling the very functions that decide. Nobody
+imports this package.
 
     cli             the commands and what they print when the configuration is wrong
     up, down        the order in which things start and stop
@@ -13,5 +14,7 @@ are met only through their commands and over HTTP. Nobody imports this package.
     demo, client    the demo model through the API, as any user would do it
     remote          commands that speak to an API anywhere: server, token, model; `logs` is one of them
     waiting         waiting for something while looking after signals and children
+    offline         the commands for spec repositories and code hosts' jobs, which need no platform here:
+                    validate (reports: its formats), plan (planning, plan_text), comment (comments), schema
     console, ready  progress lines, and what is said in the end
 """

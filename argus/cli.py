@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from argus import remote
+from argus import offline, remote
 from argus.client import ClientError
 from argus.errors import UpFailed
 from reconciler import settings as configuration
@@ -19,7 +19,7 @@ from reconciler.settings import Settings
 EMBEDDED_CONFIG = Path(__file__).parent / "dev.yaml"
 """The embedded configuration, which `argus up` runs."""
 
-_ON_EMBEDDED = {"up", "down", "logs"}
+_ON_EMBEDDED = {"up", "down", "logs", "rollback"}
 """Commands that read the embedded configuration where no file is named."""
 
 _FLAGS = {"home": "ARGUS_HOME", "api_port": "ARGUS_API_PORT", "openai_port": "ARGUS_OPENAI_PORT"}
@@ -28,15 +28,8 @@ _FLAGS = {"home": "ARGUS_HOME", "api_port": "ARGUS_API_PORT", "openai_port": "AR
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Run the command that `argv` names. Gives the exit status."""
     arguments = _parser().parse_args(argv)
-    if arguments.command == "version":
-        print(f"argus {_version()}")
-        return 0
     try:
-        environ = overlay(arguments, environ)
-        embedded = EMBEDDED_CONFIG if arguments.command in _ON_EMBEDDED else None
-        named = arguments.config or environ.get("ARGUS_CONFIG")
-        config = Path(named).absolute() if named else embedded
-        return _run(arguments, configuration.load(config, environ), config, environ)
+        return _obey(arguments, environ)
     except SettingsError as error:
         print(f"argus: {error}", file=sys.stderr)
         return 2
@@ -48,6 +41,19 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _obey(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    if arguments.command == "version":
+        print(f"argus {_version()}")
+        return 0
+    if arguments.command in offline.COMMANDS:
+        return offline.run(arguments, environ, _version())
+    environ = overlay(arguments, environ)
+    embedded = EMBEDDED_CONFIG if arguments.command in _ON_EMBEDDED else None
+    named = arguments.config or environ.get("ARGUS_CONFIG")
+    config = Path(named).absolute() if named else embedded
+    return _run(arguments, configuration.load(config, environ), config, environ)
 
 
 def overlay(arguments: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, str]:
@@ -96,9 +102,10 @@ def _run(  # noqa: PLR0911  one return a command
             client = remote.connect(arguments, settings, environ)
             return logs(client, arguments.model, follow=arguments.follow, tail=arguments.tail)
         case "rollback":
-            from argus.rollback import run as roll_back  # noqa: PLC0415
+            from argus.rollback import roll_back  # noqa: PLC0415
 
-            return roll_back(arguments, settings, environ)
+            client = remote.connect(arguments, settings, environ)
+            return roll_back(client, arguments.model, arguments.to, arguments.reason)
         case other:
             raise AssertionError(f"no such command: {other}")
 
@@ -124,10 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("model", metavar="MODEL", help="its key, its public name or its suffix")
     rollback.add_argument("--to", metavar="SHA", help="the commit; without it, the last one that served")
     rollback.add_argument("--reason", metavar="TEXT", help="one line for the commit's message")
-    rollback.add_argument("--server", metavar="URL", help="the API (ARGUS_SERVER)")
-    rollback.add_argument(
-        "--token-file", metavar="FILE", help="your token (or ARGUS_TOKEN); else the admin's in --home"
-    )
+    remote.add_options(rollback)
     commands.add_parser("version", help="print the version")
     for command in (up, down, api, reconciler, front, router, logs, rollback):
         command.add_argument("--config", metavar="FILE", help="configuration file, see dev.yaml (ARGUS_CONFIG)")
@@ -136,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--api-port", type=int, metavar="N", help="port of the API (ARGUS_API_PORT)")
     for command in (up, api, reconciler, front, router):
         command.add_argument("--openai-port", type=int, metavar="N", help="port of the models (ARGUS_OPENAI_PORT)")
+    offline.add_to(commands)
     up.add_argument("--no-demo", action="store_true", help="start without the demo model")
     return parser
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from argus.client import Client, ClientError
 from reconciler.errors import SettingsError
@@ -20,7 +20,10 @@ from reconciler.shell.admin_token import admin_token
 
 SERVER, TOKEN = "ARGUS_SERVER", "ARGUS_TOKEN"
 
+MODELS = "/api/v2/serve/models"
+
 _PAGE = 100
+_SHOWN = 5
 _MOST_PAGES = 1000
 _FORBIDDEN = 403
 
@@ -49,31 +52,32 @@ def api_url(settings: Settings) -> str:
 
 
 def model_key(client: Client, name: str) -> str:
-    """Give the key of the model that goes by this key or public name. Raises ClientError where there is none."""
+    """Give the key of the one model that goes by this key, public name or suffix. Raises ClientError."""
     if name.startswith("svc-"):
         return name
     try:
-        found = _key_of(client, name, "&all=true")
+        found = _keys_of(client, name, "&all=true")
     except ClientError as error:
         if error.status != _FORBIDDEN:
             raise
-        found = _key_of(client, name, "")
-    if found is None:
-        raise ClientError(f"there is no model '{name:.100}' among yours; right would be a model_key or a model_id")
-    return found
+        found = _keys_of(client, name, "")  # a user's own are all that there are for a user
+    if len(found) == 1:
+        return found[0]
+    which = f"it may be {' or '.join(sorted(found)[:_SHOWN])}" if found else "right would be its key, name or suffix"
+    raise ClientError(f"there is no one model '{name:.100}' among yours; {which}")
 
 
-def _key_of(client: Client, name: str, whose: str) -> str | None:
-    cursor = ""
+def _keys_of(client: Client, name: str, whose: str) -> list[str]:
+    found, cursor = [], ""
     for _ in range(_MOST_PAGES):
-        page = client.get(f"/api/v2/serve/models?limit={_PAGE}{whose}{cursor}")
-        for item in page["items"]:
-            if item["model_id"] == name:
-                return str(item["model_key"])
+        page = client.get(f"{MODELS}?limit={_PAGE}{whose}{cursor}")
+        found += [
+            str(each["model_key"]) for each in page["items"] if name in (each["model_id"], each["model_id_suffix"])
+        ]
         if not page["next_cursor"]:
             break
-        cursor = f"&cursor={page['next_cursor']}"
-    return None
+        cursor = f"&cursor={quote(page['next_cursor'])}"
+    return found
 
 
 def _checked(url: str) -> str:

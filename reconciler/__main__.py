@@ -243,11 +243,10 @@ def _look_on(runner: Runner, watch: Watch, vitals: Vitals, watchdog: Watchdog, s
 
 def rules(settings: Settings) -> Rules:
     """Give the loop's rules from the configuration."""
-    llm = settings.serving.llm.model_dump(mode="json", exclude={"start_attempts", "drain_timeout_s", "hang_timeout_s"})
     return Rules(
         limits=settings.limits,
         retry_delays_s=settings.reconcile.retry_delays_s,
-        platform=json.dumps(llm, sort_keys=True),
+        platform=settings.platform,
         update_strategy=settings.serving.update_strategy,
     )
 

@@ -9,27 +9,30 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeAlias
 
 from reconciler.core import progress, requests, rewrites, room, routing
 from reconciler.core.arrivals import arrivals, held_back
-from reconciler.core.desired import Wanted, desired, must_be_located, pinned, source
+from reconciler.core.desired import desired, is_read, understood
 from reconciler.core.entities import (
     ChangeKind,
     Commit,
     Event,
     FileChange,
-    Located,
     Observation,
     Record,
     SpecFile,
     Tree,
-    Unusable,
 )
 from reconciler.core.plan import differs, plan
+from reconciler.locating import locate
 from reconciler.ports import Advance, Front, Ledger, ModelFolders, PlatformStatus, Road, Runtime, Source
-from reconciler.spec import Limits, ServingSpec, SpecRejected, UpdateStrategy, parse
+from reconciler.spec import Limits, ServingSpec, SpecRejected, UpdateStrategy
 
 log = logging.getLogger(__name__)
+
+Address: TypeAlias = tuple[str, str, str, str]
+"""What a file says depends on these alone: its mode, its content's id, its owner, its suffix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +66,9 @@ class Reconciler:
     clock: Callable[[], datetime]
     confirm: Callable[[], None] = _may_always
     road: Road | None = None
-    _parsed: dict[tuple[str, str, str], ServingSpec | SpecRejected] = field(default_factory=dict)
     _others_gpus: float | None = None
     _stale: bool = False
+    _parsed: dict[Address, ServingSpec | SpecRejected] = field(default_factory=dict)
 
     def reconcile_once(self) -> progress.Progress:
         """Bring what runs one step closer to what the repository wants, write down what happened, and give it.
@@ -91,7 +94,7 @@ class Reconciler:
         load_times = known.load_times.after(have.loads)
         decided = plan(
             wanted=want,
-            folders=self._locate(want, records, now),
+            folders=locate(self.folders, want, records, now, self.rules.platform),
             records=records,
             cluster=seen.cluster,
             now=now,
@@ -156,40 +159,18 @@ class Reconciler:
             log.info("the spec repository answers again")
         self._stale = trouble is not None
 
-    def _specs(
-        self, tree: Tree, changes: tuple[FileChange, ...]
-    ) -> Mapping[tuple[str, str, str], ServingSpec | SpecRejected]:
+    def _specs(self, tree: Tree, changes: tuple[FileChange, ...]) -> Mapping[Address, ServingSpec | SpecRejected]:
         """Parse what this pass needs. A file is parsed once: its outcome is remembered by its content's address."""
         files = [*tree.files.values()]
         files += [file for change in changes for file in (change.before, change.after) if file is not None]
         needed = {_address(file): file for file in files}
-        new = {file.blob for address, file in needed.items() if address not in self._parsed}
+        new = {file.blob for address, file in needed.items() if address not in self._parsed and is_read(file)}
         content = self.source.blobs(new, self.rules.limits.max_bytes) if new else {}
         self._parsed = {
-            address: self._parsed.get(address) or self._parse(file, content[file.blob])
+            address: self._parsed.get(address) or understood(file, content, self.rules.limits)
             for address, file in needed.items()
         }
         return self._parsed
-
-    def _parse(self, file: SpecFile, content: bytes) -> ServingSpec | SpecRejected:
-        identity = file.identity
-        return parse(content, owner=identity.user_id, limits=self.rules.limits, suffix=identity.suffix)
-
-    def _locate(
-        self, want: Mapping[str, Wanted], records: Mapping[str, Record], now: datetime
-    ) -> dict[str, Located | Unusable]:
-        platform = self.rules.platform
-        folders: dict[str, Located | Unusable] = {}
-        for key, wanted in want.items():
-            record = records.get(key)
-            bound = pinned(wanted, record, platform)
-            if bound is not None:
-                folders[key] = bound
-            elif must_be_located(wanted, record, now, platform):
-                place = source(wanted)
-                owner = wanted.file.identity.user_id
-                folders[key] = place if isinstance(place, Unusable) else self.folders.locate(place, owner)
-        return folders
 
 
 def _status(seen: Observation, revision: str | None, now: datetime, trouble: str | None) -> PlatformStatus:
@@ -204,13 +185,11 @@ def _status(seen: Observation, revision: str | None, now: datetime, trouble: str
     )
 
 
-def _address(file: SpecFile) -> tuple[str, str, str]:
-    return (file.blob, file.identity.user_id, file.identity.suffix)
+def _address(file: SpecFile) -> Address:
+    return (file.mode, file.blob, file.identity.user_id, file.identity.suffix)
 
 
-def _by_key(
-    tree: Tree, specs: Mapping[tuple[str, str, str], ServingSpec | SpecRejected]
-) -> dict[str, ServingSpec | SpecRejected]:
+def _by_key(tree: Tree, specs: Mapping[Address, ServingSpec | SpecRejected]) -> dict[str, ServingSpec | SpecRejected]:
     return {key: specs[_address(file)] for key, file in tree.files.items()}
 
 
@@ -218,9 +197,7 @@ def _deletions(changes: tuple[FileChange, ...]) -> dict[str, Commit]:
     return {change.identity.model_key: change.commit for change in changes if change.kind is ChangeKind.DELETED}
 
 
-def _request(
-    change: FileChange, specs: Mapping[tuple[str, str, str], ServingSpec | SpecRejected], now: datetime
-) -> Event:
+def _request(change: FileChange, specs: Mapping[Address, ServingSpec | SpecRejected], now: datetime) -> Event:
     before = specs[_address(change.before)] if change.before else None
     after = specs[_address(change.after)] if change.after else None
     return requests.request(change, before, after, now)

@@ -6,6 +6,7 @@ example with every key commented.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -215,6 +216,12 @@ class Settings(_Section):
             max_replicas=self.serving.max_replicas,
             max_gpus_per_replica=self.serving.max_gpus_per_replica,
         )
+
+    @property
+    def platform(self) -> str:
+        """What goes into every engine besides its spec, as text: where it differs, every model is a new version."""
+        llm = self.serving.llm.model_dump(mode="json", exclude={"start_attempts", "drain_timeout_s", "hang_timeout_s"})
+        return json.dumps(llm, sort_keys=True)
 
     def _at_home(self, path: str) -> Path:
         return self.home / path

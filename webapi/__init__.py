@@ -1,11 +1,12 @@
 """The management API: HTTP, and nothing that is not HTTP.
 
 It writes what is wanted into the spec repository (one request, at most one commit) and shows it joined with what the
-ledger says was done and seen. It never talks to Ray, plans nothing and writes no event; a nudge in the ledger asks the
-reconciler for a pass.
+ledger says was done and seen. It never talks to Ray, decides nothing and writes no event (`planning` shows what the
+reconciler would decide); a nudge in the ledger asks the reconciler for a pass.
 
-`app` puts it together. One blueprint a resource: `users`, `models`, `history`, `rollback`, `status`, `health`, and
-`docs` for the OpenAPI document. `schemas` holds what goes over the wire, `views` how git and ledger become it (pure),
-`problems` what every error looks like, `auth` who is asking, `bodies` how bodies are read, `conditions` what `If-Match`
-asks, `patching` and `yamltext` how a person's YAML is changed, `store` how a commit is made, `diffs` how one is shown.
+`app` puts it together. One blueprint a resource: `users`, `models`, `history`, `rollback`, `planning`, `logs`,
+`status`, `health`, `readiness`, and `docs` for the OpenAPI document. `schemas` and `plan_schemas` hold what goes over
+the wire, `views` how git and ledger become it (pure), `problems` what every error looks like, `auth` who is asking,
+`bodies` how bodies are read, `conditions` what `If-Match` asks, `patching` and `yamltext` how a person's YAML is
+changed, `store` how a commit is made, `diffs` how one is shown.
 """

@@ -19,6 +19,7 @@ from webapi.health import health
 from webapi.history import history
 from webapi.models import models
 from webapi.parts import Parts
+from webapi.planning import plans
 from webapi.rollback import rollback
 from webapi.status import status
 from webapi.store import SpecStore
@@ -57,7 +58,7 @@ def assemble(platform: Parts) -> Flask:
     auth.install(app)
     logs.install(app, _log_followers(platform.settings))
     app.after_request(_write_log)
-    for api in (health, users, models, history, rollback, logs.logs, status):
+    for api in (health, users, models, history, rollback, plans, logs.logs, status):
         app.register_api(api)
     app.register_blueprint(docs)
     return app

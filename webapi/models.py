@@ -55,7 +55,7 @@ def write_model(query: schemas.OwnerQuery, header: schemas.CreateHeader) -> Repl
     """
     platform = parts()
     condition = conditions.matching(header.if_match)
-    owner = _owner(platform, query.user_id)
+    owner = owner_of(platform, query.user_id)
     body = read_spec()
     spec = _accepted(parse(body, owner=owner, limits=platform.settings.limits))
     refuse_links_out(platform, spec, owner)
@@ -187,7 +187,7 @@ def delete_model(path: schemas.ModelPath, header: schemas.MatchHeader) -> Reply:
     return answer(platform, written, State.DELETING)
 
 
-def _owner(platform: Parts, user_id: str | None) -> str:
+def owner_of(platform: Parts, user_id: str | None) -> str:
     """Say for whom a model is written. Raises Forbidden, NotFound."""
     asking = caller()
     if asking.user_id is None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from reconciler.spec import ServingSpec
-from webapi import bodies, schemas
+from webapi import bodies, plan_schemas, schemas
 
 PREFIX = "/api/v2"
 
@@ -48,7 +48,13 @@ engine_kwargs:
 
 _SPEC_AS_JSON = {"model_id": "qwen-0.5b", "model_source": "$HOME/common/hf/demo", "num_replicas": 1}
 
-_REQUESTS: tuple[type[BaseModel], ...] = (ServingSpec, schemas.SpecPatch, schemas.NewUser, schemas.RollbackRequest)
+_REQUESTS: tuple[type[BaseModel], ...] = (
+    ServingSpec,
+    schemas.SpecPatch,
+    schemas.NewUser,
+    schemas.RollbackRequest,
+    plan_schemas.PlanRequest,
+)
 _ANSWERS: tuple[type[BaseModel], ...] = (
     schemas.ErrorBody,
     schemas.HealthView,
@@ -57,6 +63,7 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
     schemas.ModelHistory,
     schemas.ModelList,
     schemas.ModelWritten,
+    plan_schemas.PlanView,
     schemas.PlatformSummary,
     schemas.ReadyView,
     schemas.TokenList,

@@ -159,6 +159,11 @@ class SpecStore:
         self._stale_lock_s = stale_lock_s
         self._turn = threading.Lock()
 
+    @property
+    def source(self) -> GitSource:
+        """The repository that is written to, for those who only read it."""
+        return self._source
+
     def read(self) -> Tree:
         """Give the newest tree: of a remote repository that answers, one at most `READ_AGE_S` old.
 

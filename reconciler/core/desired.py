@@ -9,7 +9,16 @@ from datetime import datetime
 from reconciler.core.entities import Located, Record, SpecFile, Tree, Unusable
 from reconciler.core.retry import waits
 from reconciler.core.workload import engine_version
-from reconciler.spec import HubSource, LocalSource, Problem, ServingSpec, SpecRejected, source_of
+from reconciler.spec import (
+    HubSource,
+    Limits,
+    LocalSource,
+    Problem,
+    ServingSpec,
+    SpecRejected,
+    parse,
+    source_of,
+)
 
 PLAIN_FILE = "100644"
 
@@ -71,6 +80,20 @@ def source(wanted: Wanted) -> LocalSource | HubSource | Unusable:
     assert wanted.effective is not None, "only asked for models with an accepted spec"  # noqa: S101  caller's contract
     found = source_of(wanted.effective.model_source, wanted.file.identity.user_id)
     return Unusable(found.message) if isinstance(found, SpecRejected) else found
+
+
+def is_read(file: SpecFile) -> bool:
+    """Say whether a file's content is looked at. What is no plain file may have none.
+
+    A submodule, for one, is a commit of a repository that nobody has here.
+    """
+    return file.mode == PLAIN_FILE
+
+
+def understood(file: SpecFile, content: Mapping[str, bytes], limits: Limits) -> ServingSpec | SpecRejected:
+    """Say what a file says. `content` holds, by blob, what is read (`is_read`)."""
+    who = file.identity
+    return refused_by_mode(file) or parse(content[file.blob], owner=who.user_id, limits=limits, suffix=who.suffix)
 
 
 def refused_by_mode(file: SpecFile) -> SpecRejected | None:

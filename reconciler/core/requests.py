@@ -59,12 +59,13 @@ def _name(change: FileChange, before: Parsed | None, after: Parsed | None) -> tu
         return EventType.DEPLOY_REQUESTED, {}
     if not isinstance(before, ServingSpec):
         return EventType.UPDATE_REQUESTED, {}
-    changed = _changed(before, after)
-    event_type = EventType.SCALE_REQUESTED if changed.keys() == {"num_replicas"} else EventType.UPDATE_REQUESTED
-    return event_type, {"changed": changed}
+    fields = changed(before, after)
+    event_type = EventType.SCALE_REQUESTED if fields.keys() == {"num_replicas"} else EventType.UPDATE_REQUESTED
+    return event_type, {"changed": fields}
 
 
-def _changed(before: ServingSpec, after: ServingSpec) -> dict[str, Any]:
+def changed(before: ServingSpec, after: ServingSpec) -> dict[str, Any]:
+    """Say which fields of a spec differ: `{field: {"from": ..., "to": ...}}`."""
     old, new = _facts(before), _facts(after)
     return {field: {"from": old[field], "to": new[field]} for field in new if old[field] != new[field]}
 

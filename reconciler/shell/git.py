@@ -37,6 +37,8 @@ _CONFIG = {
     # An answered write has to survive power failure; git's default leaves loose objects and refs to the page cache.
     "core.fsync": "committed,reference",
     "core.fsyncMethod": "fsync",
+    # A program that a clone's own configuration names; `diff-tree` asks it although no work tree is looked at.
+    "core.fsmonitor": "false",
     "core.hooksPath": "/dev/null",
     "core.logAllRefUpdates": "false",
     # Housekeeping never starts by itself in the middle of a read or a write.

@@ -45,7 +45,7 @@ _REMOTE_NAME = "spec"
 _COMMIT_FIELDS = ("%H", "%P", "%ct", "%cn", "%ce", "%an", "%s")
 # `log` is one process where `rev-list | diff-tree --stdin` is two, and on 10,000 commits takes two thirds of the time.
 # What a repository's own configuration could do to it is switched off.
-_LOG = (
+LOG = (
     "log", "--first-parent", "--reverse", "-z", "--raw", "--no-abbrev", "--no-renames", "--no-relative", "-O/dev/null",
     "--diff-merges=first-parent", "--ignore-submodules=none", "--no-show-signature", "--no-notes", "--no-color",
     "--format=" + "%x00".join(_COMMIT_FIELDS),
@@ -397,7 +397,7 @@ class GitSource:
 
     def _log(self, old: str | None, head: str) -> bytes:
         """List the branch's commits after `old` up to `head`, oldest first, with what each changed."""
-        outcome = self.git.attempt(*_LOG, "--end-of-options", head, *([f"^{old}"] if old else []), "--")
+        outcome = self.git.attempt(*LOG, "--end-of-options", head, *([f"^{old}"] if old else []), "--")
         if outcome.status == 0 and outcome.out:
             return outcome.out
         if old is not None:  # a rewritten branch: nothing is new on it, or its old commits are gone for good
@@ -410,7 +410,7 @@ class _NotContinued(Moved):
 
 
 def parse_log(out: bytes) -> list[RawCommit]:
-    r"""Read what `_LOG` prints: NUL-ended fields, told apart by their number alone.
+    r"""Read what `LOG` prints: NUL-ended fields, told apart by their number alone.
 
     A commit is its seven fields, then `:<mode> <mode> <id> <id> <letter>` and a path for each change, the first after a
     line feed. Git cuts names and subjects at a NUL of their own, so nothing a stranger writes moves a field. Raises
@@ -426,7 +426,7 @@ def parse_log(out: bytes) -> list[RawCommit]:
         position += len(_COMMIT_FIELDS)
         changes = []
         while position + 1 < len(tokens) and tokens[position].startswith((b"\n:", b":")):
-            changes.append(_change(tokens[position], tokens[position + 1]))
+            changes.append(path_change(tokens[position], tokens[position + 1]))
             position += 2
         found.append(_raw_commit(fields, tuple(changes), known))
     return found
@@ -449,7 +449,7 @@ def _raw_commit(fields: Sequence[bytes], changes: tuple[PathChange, ...], known:
     return RawCommit(commit=commit, parent=parent, changes=changes)
 
 
-def _change(description: bytes, path: bytes) -> PathChange:
+def path_change(description: bytes, path: bytes) -> PathChange:
     """Read `:<6 digits> <6 digits> <40 digits> <40 digits> <letter>`."""
     text = description.decode(errors="replace").lstrip("\n")
     if len(text) != 98 or not is_object_id(text[56:96]):

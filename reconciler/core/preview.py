@@ -1,0 +1,289 @@
+"""What a change would do, before it is made: the loop's own decision on a tree that nobody has merged yet, as data.
+
+Nothing is decided here: `desired`, `progress.committed` and `plan` are the loop's, and so are the records that they
+work on. What cannot be known before the merge is said as such: the key and the name of a model that is new come from
+the commit that brings it onto the branch, and where the cluster is not known, nor is what fits into it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+
+from reconciler.core import progress, requests, room
+from reconciler.core.desired import Wanted, desired
+from reconciler.core.effects import Effect
+from reconciler.core.entities import (
+    Cluster,
+    Commit,
+    Identity,
+    Located,
+    Record,
+    SpecFile,
+    State,
+    Tree,
+    Unusable,
+    Workload,
+)
+from reconciler.core.estimates import LoadTimes
+from reconciler.core.history import Entry, PathChange
+from reconciler.core.outcomes import outcome
+from reconciler.core.plan import Plan, plan
+from reconciler.errors import ArgusError
+from reconciler.names import SpecName, split_path, user_of_path
+from reconciler.spec import ServingSpec, SpecRejected, UpdateStrategy
+
+ANY_ROOM = Cluster(1e9, 1e9)
+"""What is planned with where nobody knows the cluster: everything fits."""
+
+NO_LOADS = LoadTimes()
+"""What is known of loads where there is no ledger."""
+
+UNBORN = "0" * 40
+"""The SHA that stands for the commit that would bring a change onto the branch."""
+
+Locate = Callable[[Mapping[str, Wanted], Mapping[str, Record]], Mapping[str, Located | Unusable]]
+"""(what is wanted, what is known) -> the folders that a pass would look at, by model key."""
+
+
+class Collision(ArgusError):
+    """The branch and the change disagree about a file since they parted. `paths` names the files."""
+
+    code = "conflict"
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.paths = tuple(sorted(paths))
+        named = ", ".join(self.paths[:5]) + (" and others" if len(self.paths) > 5 else "")
+        super().__init__(f"changed on both sides since they parted: {named}; rebase the change, then plan it")
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much of a model runs."""
+
+    replicas: int = 0
+    gpus: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """GPUs before and after."""
+
+    before: int = 0
+    after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What would happen to one model.
+
+    `is_new` models have their key and name from the merge: what `identity` says of them is a stand-in. `touched` is
+    False for a model whose own file stays as it is. `downtime` is None where nothing is replaced, or where only the
+    cluster could tell. `fields` holds what the spec says otherwise (`from`, `to`), where both versions can be read;
+    `rejection` says where a file that cannot be used is wrong.
+    """
+
+    identity: Identity
+    is_new: bool
+    touched: bool
+    effect: Effect
+    downtime: bool | None
+    before: Size
+    after: Size
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    message: str | None = None
+    rejection: SpecRejected | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a change would do. `changes` are in the order of their paths; `total_gpus` is None where not known."""
+
+    changes: tuple[Change, ...]
+    untouched: tuple[Identity, ...]
+    total_gpus: float | None
+    gpus: Shift
+    owners: Mapping[str, Shift]
+
+
+def merged(tree: Tree, changes: Iterable[PathChange], at: datetime) -> Tree:
+    """Give the tree as it would be after a merge at `at` that brings `changes`, made on another base.
+
+    A change that `tree` has already is none. Raises Collision where `tree` has something else at a path of a spec than
+    the change began from. (Git may yet merge two changes of one file by lines; a person should look at the outcome.)
+    """
+    files = {file.identity.path: file for file in tree.files.values()}
+    users = set(tree.users)
+    commit = Commit(UNBORN, "", at, "git")
+    collisions = []
+    for change in changes:
+        if change.after is not None and (user_id := user_of_path(change.path)):
+            users.add(user_id)
+        name = split_path(change.path)
+        if name is None:
+            continue
+        here = files.get(change.path)
+        present = Entry(here.mode, here.blob) if here else None
+        if present == change.after:
+            continue
+        if present != change.before:
+            collisions.append(change.path)
+        elif change.after is None:
+            del files[change.path]
+        else:
+            identity = here.identity if here else _stand_in(name, change.path, at)
+            files[change.path] = SpecFile(identity, change.after.blob, change.after.mode, commit)
+    if collisions:
+        raise Collision(collisions)
+    by_key = MappingProxyType({file.identity.model_key: file for file in files.values()})
+    return Tree(revision=tree.revision, files=by_key, users=frozenset(users))
+
+
+def as_if_running(
+    tree: Tree, parsed: Mapping[str, ServingSpec | SpecRejected], now: datetime, platform: str
+) -> dict[str, Record]:
+    """Give the records that there would be if everything in `tree` that can be used ran, in a cluster without end."""
+    wanted = desired(tree, parsed, {})
+    records = progress.committed({}, wanted, {})
+    decided = plan(
+        wanted=wanted,
+        folders=assume_folders(wanted, records),
+        records=records,
+        cluster=ANY_ROOM,
+        now=now,
+        platform=platform,
+    )
+    started = progress.decided(records, decided, now, (1.0,)).records
+    return {key: _answering(record) for key, record in started.items()}
+
+
+def assume_folders(wanted: Mapping[str, Wanted], _records: Mapping[str, Record]) -> dict[str, Located | Unusable]:
+    """Take every folder for one that is there and may be served: a `Locate` for those who see no disk."""
+    return {key: Located(each.effective.model_source) for key, each in wanted.items() if each.effective is not None}
+
+
+def foresee(
+    *,
+    tree: Tree,
+    parsed: Mapping[str, ServingSpec | SpecRejected],
+    records: Mapping[str, Record],
+    locate: Locate,
+    cluster: Cluster | None,
+    now: datetime,
+    platform: str,
+    update_strategy: UpdateStrategy = "auto",
+    load_times: LoadTimes = NO_LOADS,
+) -> Preview:
+    """Say what the next pass would do if `tree` were the branch's newest revision.
+
+    Args:
+        tree: The repository as it would be (`merged`).
+        parsed: What its files say, by model key.
+        records: What the ledger knows after the last pass (or `as_if_running`).
+        locate: Where models' folders are.
+        cluster: The GPUs there are; None where nobody knows.
+        now: The time, for failed versions that wait.
+        platform: What the platform's configuration adds to every engine (`core.workload`).
+        update_strategy: How models are updated whose spec does not say.
+        load_times: How long earlier starts took.
+    """
+    wanted = desired(tree, parsed, records)
+    known = progress.committed(records, wanted, {}, now)
+    decided = plan(
+        wanted=wanted,
+        folders=locate(wanted, known),
+        records=known,
+        cluster=cluster or ANY_ROOM,
+        now=now,
+        platform=platform,
+        update_strategy=update_strategy,
+        others_gpus=room.others(cluster, known.values(), None) if cluster else 0,
+        deployments={key: record.deployment for key, record in records.items() if record.deployment is not None},
+        load_times=load_times,
+    )
+    return preview(records, wanted, decided, cluster)
+
+
+def preview(
+    records: Mapping[str, Record], wanted: Mapping[str, Wanted], decided: Plan, cluster: Cluster | None
+) -> Preview:
+    """Compare a plan with the records from before it."""
+    changes = []
+    untouched = []
+    owners: dict[str, Shift] = defaultdict(Shift)
+    for key in decided.actions:
+        change = _change(records.get(key), wanted.get(key), decided, key, knows_room=cluster is not None)
+        if change.effect is not Effect.NONE:
+            changes.append(change)
+        elif key in wanted:
+            untouched.append(change.identity)
+        user_id = change.identity.user_id
+        had = owners[user_id]
+        owners[user_id] = Shift(had.before + change.before.gpus, had.after + change.after.gpus)
+    return Preview(
+        changes=tuple(sorted(changes, key=lambda change: (change.identity.path, change.identity.model_key))),
+        untouched=tuple(sorted(untouched, key=lambda identity: identity.path)),
+        total_gpus=cluster.total_gpus if cluster else None,
+        gpus=Shift(sum(each.before for each in owners.values()), sum(each.after for each in owners.values())),
+        owners=MappingProxyType(dict(sorted(owners.items()))),
+    )
+
+
+def _change(before: Record | None, want: Wanted | None, decided: Plan, key: str, *, knows_room: bool) -> Change:
+    known = want.file if want else before
+    assert known is not None, "a plan decides only for models that are wanted or known"  # noqa: S101  plan's contract
+    touched = want is None or before is None or before.commit.sha != want.file.commit.sha
+    found = outcome(decided.actions[key], before, touched=touched)
+    effect, message = found.effect, found.message
+    rejected = want.spec if want and touched and isinstance(want.spec, SpecRejected) else None
+    if rejected is not None:
+        message = rejected.message
+        effect = effect if effect in _HAPPENS_ANYWAY else Effect.REJECT
+    return Change(
+        identity=known.identity,
+        is_new=before is None and want is not None and want.file.commit.sha == UNBORN,
+        touched=touched,
+        effect=effect,
+        downtime=found.downtime if knows_room else None,
+        before=_size(before.applied if before else None),
+        after=_size(decided.app.workloads.get(key)),
+        fields=_fields(before, want),
+        message=message,
+        rejection=rejected,
+    )
+
+
+# A file that is refused does not keep what was accepted before from being started or scaled.
+_HAPPENS_ANYWAY = {Effect.CREATE, Effect.START, Effect.SCALE, Effect.ROLL}
+
+
+def _fields(before: Record | None, want: Wanted | None) -> Mapping[str, Any]:
+    if before is None or before.spec is None or want is None or not isinstance(want.spec, ServingSpec):
+        return {}
+    return requests.changed(before.spec, want.spec)
+
+
+def _size(workload: Workload | None) -> Size:
+    return Size(workload.num_replicas, workload.total_gpus) if workload else Size()
+
+
+def _answering(record: Record) -> Record:
+    if record.applied is None:
+        return record
+    return replace(record, state=State.RUNNING, serving=record.applied, serving_commit=record.applied_commit)
+
+
+def _stand_in(name: SpecName, path: str, at: datetime) -> Identity:
+    """Identify a model that no commit has brought yet, so that it takes its turn where it will: last of its user's."""
+    return Identity(
+        model_key=f"svc-{name.user_id}-{at:%Y%m%d-%H%M%S}-~{name.suffix}",
+        model_id=f"{name.user_id}-<minute of the merge>-{name.suffix}",
+        user_id=name.user_id,
+        suffix=name.suffix,
+        path=path,
+        created_at=at,
+    )
