@@ -20,6 +20,8 @@ from reconciler.core.effects import Effect
 from reconciler.core.entities import (
     Cluster,
     Commit,
+    Deployment,
+    Health,
     Identity,
     Located,
     Record,
@@ -274,7 +276,14 @@ def _size(workload: Workload | None) -> Size:
 def _answering(record: Record) -> Record:
     if record.applied is None:
         return record
-    return replace(record, state=State.RUNNING, serving=record.applied, serving_commit=record.applied_commit)
+    up, count = record.applied, record.applied.num_replicas
+    return replace(
+        record,
+        state=State.RUNNING,
+        serving=up,
+        serving_commit=record.applied_commit,
+        deployment=Deployment(up.model_key, up.version, Health.HEALTHY, count, count, 0, 0, ""),
+    )
 
 
 def _stand_in(name: SpecName, path: str, at: datetime) -> Identity:
