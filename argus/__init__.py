@@ -12,6 +12,7 @@ imports this package.
     home            the state folder: its layout, its lock, the notes in run/
     commands        how the API, the reconciler and the demo model's building are started
     demo, client    the demo model through the API, as any user would do it
+    remote          commands that speak to an API anywhere: server, token, model; `logs` is one of them
     waiting         waiting for something while looking after signals and children
     offline         the commands for spec repositories and code hosts' jobs, which need no platform here:
                     validate (reports: its formats), plan (planning, plan_text), comment (comments), schema

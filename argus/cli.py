@@ -9,19 +9,23 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from argus import offline
+from argus import offline, remote
+from argus.client import ClientError
 from argus.errors import UpFailed
 from reconciler import settings as configuration
 from reconciler.errors import ArgusError, SettingsError
 from reconciler.settings import Settings
 
 EMBEDDED_CONFIG = Path(__file__).parent / "dev.yaml"
-"""The embedded configuration: what `argus up` and `argus down` read where no file is named."""
+"""The embedded configuration, which `argus up` runs."""
+
+_ON_EMBEDDED = {"up", "down", "logs"}
+"""Commands that read the embedded configuration where no file is named."""
 
 _FLAGS = {"home": "ARGUS_HOME", "api_port": "ARGUS_API_PORT", "openai_port": "ARGUS_OPENAI_PORT"}
 
 
-def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:  # noqa: PLR0911  one return an end
     """Run the command that `argv` names. Gives the exit status."""
     arguments = _parser().parse_args(argv)
     if arguments.command == "version":
@@ -31,14 +35,17 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         if arguments.command in offline.COMMANDS:
             return offline.run(arguments, environ, _version())
         environ = overlay(arguments, environ)
-        embedded = EMBEDDED_CONFIG if arguments.command in {"up", "down"} else None
+        embedded = EMBEDDED_CONFIG if arguments.command in _ON_EMBEDDED else None
         named = arguments.config or environ.get("ARGUS_CONFIG")
         config = Path(named).absolute() if named else embedded
         return _run(arguments, configuration.load(config, environ), config, environ)
     except SettingsError as error:
         print(f"argus: {error}", file=sys.stderr)
         return 2
-    except (UpFailed, ArgusError) as error:
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at its end
+        return 0
+    except (UpFailed, ClientError, ArgusError) as error:
         print(f"argus: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -51,7 +58,9 @@ def overlay(arguments: argparse.Namespace, environ: Mapping[str, str]) -> dict[s
     return {**environ, **{variable: str(value) for variable, value in given.items() if value is not None}}
 
 
-def _run(arguments: argparse.Namespace, settings: Settings, config: Path | None, environ: Mapping[str, str]) -> int:
+def _run(  # noqa: PLR0911  one return a command
+    arguments: argparse.Namespace, settings: Settings, config: Path | None, environ: Mapping[str, str]
+) -> int:
     # Each command imports what it needs: the reconciler's part of Ray takes seconds, `argus down` none.
     match arguments.command:
         case "up":
@@ -83,6 +92,15 @@ def _run(arguments: argparse.Namespace, settings: Settings, config: Path | None,
             from reconciler.front.router import main as router  # noqa: PLC0415
 
             return router(settings)
+        case "logs":
+            from argus.logs import logs  # noqa: PLC0415
+
+            client = remote.connect(arguments, settings, environ)
+            return logs(client, arguments.model, follow=arguments.follow, tail=arguments.tail)
+        case "rollback":
+            from argus.rollback import run as roll_back  # noqa: PLC0415
+
+            return roll_back(arguments, settings, environ)
         case other:
             raise AssertionError(f"no such command: {other}")
 
@@ -99,11 +117,24 @@ def _parser() -> argparse.ArgumentParser:
     reconciler = commands.add_parser("reconciler", help="run the reconciler alone, against the Ray at ray.address")
     front = commands.add_parser("front", help="run HAProxy and its router alone, as on each further node of a cluster")
     router = commands.add_parser("router", help="run the router alone: it tells a running HAProxy where models are")
+    logs = commands.add_parser("logs", help="show what a model's engines print, also after a failure")
+    logs.add_argument("model", metavar="MODEL", help="its model_key or model_id")
+    logs.add_argument("--follow", "-f", action="store_true", help="go on with further lines as they come")
+    logs.add_argument("--tail", type=int, default=200, metavar="N", help="lines to begin with (default: 200)")
+    remote.add_options(logs)
+    rollback = commands.add_parser("rollback", help="take a model back to what its file said at an earlier commit")
+    rollback.add_argument("model", metavar="MODEL", help="its key, its public name or its suffix")
+    rollback.add_argument("--to", metavar="SHA", help="the commit; without it, the last one that served")
+    rollback.add_argument("--reason", metavar="TEXT", help="one line for the commit's message")
+    rollback.add_argument("--server", metavar="URL", help="the API (ARGUS_SERVER)")
+    rollback.add_argument(
+        "--token-file", metavar="FILE", help="your token (or ARGUS_TOKEN); else the admin's in --home"
+    )
     commands.add_parser("version", help="print the version")
-    for command in (up, down, api, reconciler, front, router):
+    for command in (up, down, api, reconciler, front, router, logs, rollback):
         command.add_argument("--config", metavar="FILE", help="configuration file, see dev.yaml (ARGUS_CONFIG)")
         command.add_argument("--home", metavar="DIR", help="state folder (ARGUS_HOME)")
-    for command in (up, api):
+    for command in (up, api, logs, rollback):
         command.add_argument("--api-port", type=int, metavar="N", help="port of the API (ARGUS_API_PORT)")
     for command in (up, api, reconciler, front, router):
         command.add_argument("--openai-port", type=int, metavar="N", help="port of the models (ARGUS_OPENAI_PORT)")

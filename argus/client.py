@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,22 @@ class Client:
         """POST `body` as JSON or `yaml` as YAML; gives the JSON body. Raises ClientError."""
         kind, content = ("application/json", json.dumps(body)) if yaml is None else ("application/yaml", yaml)
         return self._ask("POST", path, content, {"content-type": kind, **(headers or {})}, timeout_s)
+
+    def lines(self, path: str, *, silence_s: float = TIMEOUT_S) -> Iterator[str]:
+        """GET; gives the body line by line as it comes. Raises ClientError, also for a silence of `silence_s`."""
+        url = self.base_url.rstrip("/") + path
+        headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
+        try:
+            with (
+                httpx.Client(trust_env=False, timeout=httpx.Timeout(TIMEOUT_S, read=silence_s)) as http,
+                http.stream("GET", url, headers=headers) as answer,
+            ):
+                if answer.is_error:
+                    answer.read()
+                    raise ClientError(f"GET {url}: {answer.status_code} {_message(answer)}", answer.status_code)
+                yield from answer.iter_lines()
+        except httpx.HTTPError as error:
+            raise ClientError(f"GET {url}: {type(error).__name__}: {error}") from None
 
     def _ask(
         self,

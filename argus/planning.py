@@ -64,6 +64,7 @@ def offline(asked: Asked, settings: Settings) -> dict[str, Any]:
         cluster=None if asked.gpus is None else Cluster(asked.gpus, asked.gpus),
         now=now,
         platform=settings.platform,
+        update_strategy=settings.serving.update_strategy,
     )
     return data(preview, base=base, head=head, against="base", new_users=target.users - tree.users)
 

@@ -1,4 +1,4 @@
-"""Children: started, watched, started again with backoff when they die, adopted from a killed supervisor, stopped.
+"""Children: started, watched, started again with backoff when they die or hang, adopted, stopped.
 
 One thread drives it: somebody calls `tick` a few times a second. Each child leads a session of its own, so that a
 Ctrl-C at the terminal reaches only the supervisor, and so that what a child leaves behind can be told from the rest.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from argus import backoff, home, processes
+from argus.health import Health, Probe
 from argus.processes import Process
 
 LARGEST_LOG = 50 * 1024 * 1024
@@ -41,7 +42,8 @@ class Command:
 class Service:
     """A child for as long as the platform runs. `command` is asked anew at each start, after leftovers are gone.
 
-    `stop` is the signal by which it ends in an orderly way; it has `grace_s` seconds for that.
+    `stop` is the signal by which it ends in an orderly way; it has `grace_s` seconds for that. One that has a `probe`
+    and stops answering it is killed and started again.
     """
 
     name: str
@@ -49,22 +51,28 @@ class Service:
     grace_s: float = 15.0
     restart: bool = True
     stop: signal.Signals = signal.SIGTERM
+    probe: Probe | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A child ended. `status` is its exit status, negative for a signal, None where it was adopted."""
+    """A child ended. `status` is its exit status, negative for a signal, None where it was adopted.
+
+    `hung` says that it was killed because it answered no more.
+    """
 
     name: str
     process: Process
     status: int | None
     alive_s: float
+    hung: bool = False
 
     def __str__(self) -> str:
         how = "exit status unknown"
         if self.status is not None:
             how = signal.Signals(-self.status).name if self.status < 0 else f"exit status {self.status}"
-        return f"{self.name} ended after {self.alive_s:.0f} s ({how}) and is started again"
+        what = "answered no more and was ended" if self.hung else "ended"
+        return f"{self.name} {what} after {self.alive_s:.0f} s ({how}) and is started again"
 
 
 @dataclass(slots=True)
@@ -74,6 +82,8 @@ class _Child:
     process: Process | None = None
     popen: subprocess.Popen[bytes] | None = None
     since: float = 0.0
+    health: Health | None = None
+    hung: bool = False
 
 
 class Supervisor:
@@ -207,15 +217,21 @@ class Supervisor:
         process = seen.process if seen else Process(popen.pid, 0)
         child.popen, child.process, child.since = popen, process, self._clock()
         child.lives = backoff.started(child.lives)
+        child.health, child.hung = Health(service.probe, child.since) if service.probe else None, False
         self._leaders.add(process)
         home.note(self._home, service.name, process, **command.facts)
         return process
 
     def _look(self, child: _Child, now: float) -> Death | None:
-        if child.process is None or self._runs(child):
+        if child.process is None:
+            return None
+        if self._runs(child):
+            if child.health and not child.hung and child.health.is_hung(now):
+                child.hung = True
+                processes.send(child.process, signal.SIGKILL)
             return None
         status = child.popen.returncode if child.popen else None
-        death = Death(child.service.name, child.process, status, now - child.since)
+        death = Death(child.service.name, child.process, status, now - child.since, child.hung)
         child.process = child.popen = None
         self._clear_away(death.process)
         if child.service.restart:

@@ -15,18 +15,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from argus import commands, demo_model, front, home, processes, ray_head
+from argus import commands, demo_model, front, health, home, processes, ray_head
 from argus.client import Client
 from argus.commands import API, BUILD, RECONCILER, ROUTER
 from argus.console import Console
 from argus.demo import Demo
 from argus.errors import Stopped, UpFailed
+from argus.health import Probe
 from argus.ready import Ready
+from argus.remote import api_url
 from argus.supervisor import Command, Death, Service, Supervisor, tail
 from argus.waiting import Waiting
 from reconciler.errors import ArgusError
 from reconciler.front import config as haproxy
 from reconciler.front.config import BODIES, FRONT, PARTS
+from reconciler.names import RECONCILER_SOCKET
 from reconciler.settings import Settings
 from reconciler.shell import embedded_repo
 from reconciler.shell.admin_token import VARIABLE, admin_token, token_file
@@ -92,7 +95,8 @@ class Platform:
             self._children.start(Service(ray_head.NAME, self._ray_command, grace_s=20))
         self._start_own(API)
         # It waits for Ray's address in run/ray.json by itself, and has seconds of imports to do before it needs it.
-        self._start_own(RECONCILER, grace_s=20)
+        socket_file = self._home / "run" / RECONCILER_SOCKET
+        self._start_own(RECONCILER, grace_s=20, probe=health.socket_probe(socket_file, "/healthz"))
         target = self._settings.private_root / "hf" / "demo"
         # A shared /private is not ours to put a demo into.
         with_demo = with_demo and target.is_relative_to(self._home)
@@ -167,9 +171,9 @@ class Platform:
         if not in_use:
             _check_port(serving.host, serving.port, "the models'", "--openai-port or ARGUS_OPENAI_PORT")
 
-    def _start_own(self, name: str, grace_s: float = 15.0) -> None:
+    def _start_own(self, name: str, grace_s: float = 15.0, probe: Probe | None = None) -> None:
         command = partial(commands.own, name, self._settings, self._config, self._environ)
-        self._children.start(Service(name, command, grace_s))
+        self._children.start(Service(name, command, grace_s, probe=probe))
 
     def _ray_wants(self) -> dict[str, object]:
         """Give what a Ray that runs already must have been started for, to be taken over."""
@@ -261,12 +265,7 @@ class Platform:
 
     @property
     def _api_url(self) -> str:
-        host = self._settings.api.host
-        if host in {"0.0.0.0", "::"}:  # noqa: S104  compared, not bound
-            host = "127.0.0.1"
-        return (
-            f"http://[{host}]:{self._settings.api.port}" if ":" in host else f"http://{host}:{self._settings.api.port}"
-        )
+        return api_url(self._settings)
 
     def _fail(self, problem: str, name: str) -> NoReturn:
         log = self._children.log_path(name)

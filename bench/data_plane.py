@@ -4,7 +4,7 @@
 
 Two phases in one go, because all engines at once would not fit a small machine: bare beside Ray's ingress, then bare
 beside Argus. In a phase both sides are measured in turn, round by round; a ratio is of medians within its phase.
-Nothing else should run on the machine.
+Nothing else should run on the machine. After each phase: the CPU time that one request takes, by process.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cpu
 import httpx
 import load
 from first_chat import free_port
@@ -31,6 +32,8 @@ from first_chat import free_port
 MODEL = "bench"
 ENGINE = {"max_model_len": 1024, "max_num_seqs": 128}
 CLIENTS = [1, 8, 32, 128]
+PROFILED = 32
+NEGLIGIBLE_MS = 0.005
 KINDS = {"32 tokens, streamed": (32, True), "1 token": (1, False)}
 LIMIT_S = 400
 
@@ -69,11 +72,12 @@ time.sleep(100000)
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two that are compared: where it listens, and the model's name there."""
+    """One of the two that are compared: where it listens, the model's name there, and the process it all hangs on."""
 
     name: str
     port: int
     model: str
+    pid: int = 0
 
 
 @contextmanager
@@ -122,8 +126,8 @@ def bare(folder: Path, logs: Path) -> Iterator[Side]:
     argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host=127.0.0.1", f"--port={port}"]
     argv += [f"--model={folder}", f"--served-model-name={MODEL}", "--enforce-eager", "--dtype=bfloat16", *flags]
     argv += ["--disable-log-stats", "--disable-uvicorn-access-log"]
-    side = Side("bare vLLM", port, MODEL)
-    with child(argv, logs / "bare.log", **ENVIRONMENT):
+    with child(argv, logs / "bare.log", **ENVIRONMENT) as process:
+        side = Side("bare vLLM", port, MODEL, process.pid)
         until(lambda: answers(side), side.name)
         yield side
 
@@ -133,8 +137,8 @@ def ray_ingress(folder: Path, logs: Path) -> Iterator[Side]:
     """Run Ray's own OpenAI app, as its documentation shows it."""
     port = free_port()
     argv = [sys.executable, "-c", RAY_APP, str(port), str(folder), MODEL, json.dumps(ENGINE), json.dumps(ENVIRONMENT)]
-    side = Side("Ray's ingress", port, MODEL)
-    with child(argv, logs / "ray.log", RAY_USAGE_STATS_ENABLED="0"):
+    with child(argv, logs / "ray.log", RAY_USAGE_STATS_ENABLED="0") as process:
+        side = Side("Ray's ingress", port, MODEL, process.pid)
         until(lambda: answers(side), side.name)
         yield side
 
@@ -147,7 +151,7 @@ def argus(home: Path, logs: Path, front: str) -> Iterator[Side]:
     api, port = free_port(), free_port()
     argv = [sys.executable, "-m", "argus", "up", "--no-demo", "--config", str(config), "--home", str(home)]
     argv += ["--api-port", str(api), "--openai-port", str(port)]
-    with child(argv, logs / "argus.log", ARGUS_METRICS_PORT=str(free_port())):
+    with child(argv, logs / "argus.log", ARGUS_METRICS_PORT=str(free_port())) as process:
         until(lambda: "is ready" in (logs / "argus.log").read_text(), "argus up")
         token = (home / "admin-token").read_text().strip()
 
@@ -163,7 +167,7 @@ def argus(home: Path, logs: Path, front: str) -> Iterator[Side]:
             spec = {"model_id": f"m{number}", "model_source": "/private/hf/demo", "engine_kwargs": ENGINE}
             key = call("POST", "/serve/models", user, spec)["model_key"]
             name = call("GET", f"/serve/models/{key}", user)["model"]["model_id"]
-            sides.append(Side("Argus, three models", port, name))
+            sides.append(Side("Argus, three models", port, name, process.pid))
         until(lambda: all(answers(side) for side in sides), "three models")
         yield sides[0]
 
@@ -192,6 +196,20 @@ def compare(left: Side, right: Side, numbers: list[int], rounds: int, seconds: f
             )
 
 
+def profile(sides: tuple[Side, Side], seconds: float) -> None:
+    """Print what one request costs in CPU time, and in which process, with 32 clients."""
+    for kind, (tokens, stream) in KINDS.items():
+        print(f"\nCPU of one request in ms, {PROFILED} clients, {kind}:")
+        for side in sides:
+            before = cpu.used(side.pid)
+            result = load.run(side.port, load.request(side.port, side.model, tokens, stream=stream), PROFILED, seconds)
+            spent = cpu.used(side.pid) - before
+            each = {name: seconds * 1000 / max(1, result.requests) for name, seconds in spent.items()}
+            each = {name: ms for name, ms in each.items() if ms > NEGLIGIBLE_MS}
+            parts = ", ".join(f"{name} {ms:.2f}" for name, ms in sorted(each.items(), key=lambda item: -item[1]))
+            print(f"- {side.name}: {sum(each.values()):.2f} = {parts}", flush=True)
+
+
 def main() -> None:
     """Run both phases."""
     parser = argparse.ArgumentParser()
@@ -210,9 +228,11 @@ def main() -> None:
             if given.only != "argus":
                 with ray_ingress(folder, logs) as other:
                     compare(base, other, given.clients, given.rounds, given.seconds)
+                    profile((base, other), 2 * given.seconds)
             if given.only != "ray":
                 with argus(logs / "home", logs, given.front) as other:
                     compare(base, other, given.clients, given.rounds, given.seconds)
+                    profile((base, other), 2 * given.seconds)
 
 
 if __name__ == "__main__":

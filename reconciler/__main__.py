@@ -1,5 +1,7 @@
 """The reconciler's process: an APScheduler job that runs passes, and a watch that asks for one at once.
 
+Of several on one ledger the one that holds the lease runs passes; the others only look, and are ready to take over.
+
 It exits by itself, with `RESTART_ME`, when the connection to Ray is lost: Ray's client cannot be trusted to come
 back within a process, and a supervisor (`argus up`, systemd) starts a new one within seconds.
 """
@@ -12,26 +14,42 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NoReturn
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from reconciler.core.entities import State
-from reconciler.errors import ArgusError, Moved, RuntimeLost, RuntimeUnreachable, Unreachable
+from reconciler.core.entities import Record, State
+from reconciler.errors import (
+    ArgusError,
+    Moved,
+    NotLeader,
+    RuntimeLost,
+    RuntimeUnreachable,
+    SettingsError,
+    Unreachable,
+)
 from reconciler.front import config as front
+from reconciler.front import listening
 from reconciler.loop import Reconciler, Rules
+from reconciler.names import RECONCILER_SOCKET
 from reconciler.settings import Settings
 from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import SqlBoard, SqlLedger
+from reconciler.shell.leadership import Claim, Keeper, Leadership, claim
+from reconciler.shell.ledger import EngineLog, SqlBoard, SqlLeases, SqlLedger
 from reconciler.shell.ledger.engine import open_engine
+from reconciler.shell.probes import ProbeServer
 from reconciler.shell.publisher import Publisher, Publishing
+from reconciler.shell.pulse import Pulse
 from reconciler.shell.source import GitSource
+from reconciler.shell.systemd import Watchdog
 from reconciler.shell.watch import Watch
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from reconciler.shell.log_collector import LogCollector
     from reconciler.shell.replicas import ReplicaWatch
     from reconciler.shell.serve import FrontKind, ServeRuntime
 
@@ -44,16 +62,27 @@ WATCH_EVERY_S = 0.2
 HURRY_S = 1.5
 """Time between passes while some model is on its way, in seconds."""
 
+PASS_LIMIT_S = 300.0
+"""A pass that takes longer hangs, unless the settings say otherwise."""
+
 _ON_THE_WAY = {State.DEPLOYING, State.DELETING}
 
 
 class Runner:
     """Runs passes one after the other: every so often, at once when asked, soon again while something is under way."""
 
-    def __init__(self, reconciler: Reconciler, interval_s: float) -> None:
-        """Prepare a scheduler; `start` begins."""
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        interval_s: float,
+        leads: Callable[[], bool] = lambda: True,
+        pulse: Pulse | None = None,
+    ) -> None:
+        """Prepare a scheduler; `start` begins. While `leads` says no, there are looks in the place of passes."""
         self._reconciler = reconciler
         self._interval_s = interval_s
+        self._leads = leads
+        self._pulse = pulse or Pulse(interval_s, PASS_LIMIT_S)
         self._asked = threading.Event()
         self.stopping = threading.Event()
         self.exit_status = 0
@@ -75,6 +104,7 @@ class Runner:
 
     def ask(self) -> None:
         """Ask for a pass at once; while one runs, for another right after it."""
+        self._reconciler.source.hurry()
         self._asked.set()
         self._again_in(0)
 
@@ -94,23 +124,35 @@ class Runner:
 
     def _pass(self) -> None:
         self._asked.clear()
+        self._pulse.pass_began()
+        trouble = ""
         try:
-            records = self._reconciler.reconcile_once().records
+            records = self._reconciler.reconcile_once().records if self._leads() else self._look()
+        except NotLeader as error:
+            log.warning("the pass was dropped: %s", error)
         except Moved:
             log.info("somebody else wrote the ledger; reading it again")
             self._asked.set()
         except Unreachable as error:
+            trouble = str(error)
             self._report(error)
             if isinstance(error, RuntimeLost):
                 self.exit_status = RESTART_ME
                 self.stopping.set()
         except Exception as error:  # a pass never ends the loop: the next one may find the world in order
             log.exception("the pass failed")
-            self._report(ArgusError(f"internal error: {type(error).__name__}"))
+            trouble = f"internal error: {type(error).__name__}"
+            self._report(ArgusError(trouble))
         else:
             self._trouble = ""
             if any(record.state in _ON_THE_WAY for record in records.values()):
                 self._again_in(min(HURRY_S, self._interval_s))
+        finally:
+            self._pulse.pass_ended(trouble)
+
+    def _look(self) -> Mapping[str, Record]:
+        self._reconciler.look()
+        return {}
 
     def _report(self, error: ArgusError) -> None:
         if str(error) != self._trouble:
@@ -131,14 +173,20 @@ def main(settings: Settings) -> int:
 
     kind = front.kind(settings.serving)
     engine = open_engine(settings.ledger_url, settings.ledger.timeout_s)
-    ledger = SqlLedger(engine)
-    publisher = Publisher(_board(kind, engine))
-    runtime, replicas = _runtime(settings, kind, publisher)
-    if not _connect(runtime, stop):
+    me = _claim(settings)
+    leadership = _leadership(settings, me)
+    pulse = Pulse(settings.reconcile.interval_s, settings.reconcile.pass_limit_s)
+    probes = _probes(settings, me, pulse, leadership)
+    ledger = SqlLedger(engine, leadership.fence)
+    publisher = Publisher(_board(kind, engine, leadership), lambda: leadership.token)
+    runtime, replicas = _runtime(settings, kind, publisher, leadership)
+    watchdog = Watchdog()
+    if not _connect(runtime, stop, pulse, watchdog):
         if stop.is_set():
             return 0
         _leave()
     publisher.know(runtime.secret)
+    pulse.connected()
     reconciler = Reconciler(
         source=GitSource.from_settings(settings),
         folders=DiskModelFolders(settings.private_root),
@@ -147,12 +195,23 @@ def main(settings: Settings) -> int:
         ledger=ledger,
         rules=rules(settings),
         clock=lambda: datetime.now(UTC),
+        confirm=leadership.confirm,
     )
-    runner = Runner(reconciler, settings.reconcile.interval_s)
+    runner = Runner(reconciler, settings.reconcile.interval_s, leadership.is_leading, pulse)
     watch = Watch(ledger, settings.spec_repo_url, settings.spec_repo.branch)
+    keeper = Keeper(leadership, settings.reconcile.takeover_s, runner.ask)
+    keeper.start()
     runner.start()
-    log.info("reconciling every %g s", settings.reconcile.interval_s)
+    collector = _collector(engine)
+    collector.start()
+    log.info("reconciling every %g s as %s", settings.reconcile.interval_s, leadership.holder)
     while not stop.wait(WATCH_EVERY_S) and not runner.stopping.is_set():
+        pulse.beat()
+        if pulse.alive().ok:
+            watchdog.tell()
+        if pulse.is_hung():
+            log.critical("a pass runs for more than %g s", settings.reconcile.pass_limit_s)
+            _leave()
         try:
             if watch.stirred():
                 runner.ask()
@@ -160,9 +219,15 @@ def main(settings: Settings) -> int:
             log.debug("cannot watch: %s", error)
     runner.stop()
     if runner.exit_status == RESTART_ME:
+        # The lease is kept: a call to Ray that never came back may still take effect. The next process of this name
+        # takes it back at once, others when it has run out.
         _leave()
+    collector.close()
+    keeper.stop()
     replicas.close()
     runtime.close()
+    for probe in probes:
+        probe.stop()
     log.info("stopped")
     return runner.exit_status
 
@@ -173,6 +238,7 @@ def rules(settings: Settings) -> Rules:
         limits=settings.limits,
         retry_delays_s=settings.reconcile.retry_delays_s,
         platform=settings.platform,
+        update_strategy=settings.serving.update_strategy,
     )
 
 
@@ -204,15 +270,47 @@ def _leave() -> NoReturn:
     os._exit(RESTART_ME)
 
 
-def _board(kind: FrontKind, engine: Engine) -> Publishing:
+def _claim(settings: Settings) -> Claim:
+    try:
+        (settings.home / "run").mkdir(mode=0o700, parents=True, exist_ok=True)
+        return claim(settings.home)
+    except OSError as error:
+        raise SettingsError(f"key 'home': {settings.home} cannot be written: {error.strerror}") from None
+
+
+def _leadership(settings: Settings, me: Claim) -> Leadership:
+    """Prepare for the lease, on connections of its own: what holds up a pass must not hold up a renewal."""
+    patience_s = settings.reconcile.takeover_s
+    engine = open_engine(settings.ledger_url, min(settings.ledger.timeout_s, patience_s / 4), migrate=False)
+    return Leadership(SqlLeases(engine), me.name, patience_s)
+
+
+def _probes(settings: Settings, me: Claim, pulse: Pulse, leadership: Leadership) -> list[ProbeServer]:
+    """Answer probes on the socket in the state folder, and on a port where the settings name one."""
+    answers = {"/healthz": pulse.alive, "/readyz": lambda: pulse.ready(leadership)}
+    host, port = settings.reconcile.probe_host, settings.reconcile.probe_port
+    servers = []
+    try:
+        if me.has_folder:
+            servers.append(ProbeServer(listening.unix_socket(settings.home / "run", RECONCILER_SOCKET), answers))
+        if port is not None:
+            servers.append(ProbeServer(listening.tcp_socket(host, port), answers))
+    except OSError as error:  # worth a word and no more: models come first
+        log.warning("probes are not answered everywhere (reconcile.probe_port: %s): %s", port, error.strerror)
+    return servers
+
+
+def _board(kind: FrontKind, engine: Engine, leadership: Leadership) -> Publishing:
     if kind == "haproxy":
-        return SqlBoard(engine)
+        return SqlBoard(engine, leadership.fence)
     from reconciler.shell.kv_board import KvBoard  # noqa: PLC0415
 
-    return KvBoard()
+    return KvBoard(leadership.confirm)
 
 
-def _runtime(settings: Settings, kind: FrontKind, publisher: Publisher) -> tuple[ServeRuntime, ReplicaWatch]:
+def _runtime(
+    settings: Settings, kind: FrontKind, publisher: Publisher, leadership: Leadership
+) -> tuple[ServeRuntime, ReplicaWatch]:
     """Import what takes seconds only here: a wrong setting is told before."""
     # Read by Ray at import. Its handler prints a C++ stack at each SIGTERM, and ours is the one that counts; its setup
     # hook has every new worker process import vLLM, also those that never run an engine.
@@ -231,15 +329,23 @@ def _runtime(settings: Settings, kind: FrontKind, publisher: Publisher) -> tuple
         by_value=llm.BY_VALUE,
         front=kind,
         follow=watch.follow,
+        confirm=leadership.confirm,
     )
     return runtime, watch
 
 
-def _connect(runtime: ServeRuntime, stop: threading.Event) -> bool:
+def _collector(engine: Engine) -> LogCollector:
+    from reconciler.shell.log_collector import LogCollector  # noqa: PLC0415  Ray takes seconds, as in `_runtime`
+
+    return LogCollector(EngineLog(engine))
+
+
+def _connect(runtime: ServeRuntime, stop: threading.Event, pulse: Pulse, watchdog: Watchdog) -> bool:
     """Wait for Ray. Gives False where the process is to end: asked to stop, or the client is in an unknown state."""
     began = time.monotonic()
     said = ""
     while not stop.is_set():
+        watchdog.tell()
         try:
             runtime.connect()
         except RuntimeLost as error:
@@ -249,6 +355,7 @@ def _connect(runtime: ServeRuntime, stop: threading.Event) -> bool:
             if str(error) != said:
                 said = str(error)
                 log.info("waiting for Ray: %s", error)
+            pulse.starting(f"waiting for Ray: {error}")
             stop.wait(1)
         else:
             log.info("connected to Ray after %.1f s", time.monotonic() - began)

@@ -50,6 +50,12 @@ class Moved(ArgusError):
     code = "moved"
 
 
+class NotLeader(ArgusError):
+    """Another reconciler works, or may: what this one had begun is dropped, and it waits for its turn."""
+
+    code = "not_leader"
+
+
 class SettingsError(ArgusError):
     """The configuration cannot be used. The message names the key, what was given and what would be right."""
 

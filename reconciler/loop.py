@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
-from reconciler.core import progress, requests, routing
+from reconciler.core import progress, requests, rewrites, room, routing
 from reconciler.core.desired import desired, is_read, understood
 from reconciler.core.entities import (
     ChangeKind,
@@ -25,7 +25,7 @@ from reconciler.core.entities import (
 from reconciler.core.plan import differs, plan
 from reconciler.locating import locate
 from reconciler.ports import Advance, Front, Ledger, ModelFolders, PlatformStatus, Runtime, Source
-from reconciler.spec import Limits, ServingSpec, SpecRejected
+from reconciler.spec import Limits, ServingSpec, SpecRejected, UpdateStrategy
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +35,24 @@ Address: TypeAlias = tuple[str, str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the configuration decides: bounds of specs, the table of delays, what goes into every engine."""
+    """What the configuration decides: bounds of specs, the table of delays, what goes into every engine, updates."""
 
     limits: Limits
     retry_delays_s: tuple[float, ...]
     platform: str
+    update_strategy: UpdateStrategy = "auto"
+
+
+def _may_always() -> None:
+    """Confirm nothing: there is no other reconciler."""
 
 
 @dataclass(slots=True)
 class Reconciler:
-    """The loop's collaborators. `clock` gives the time as a timezone-aware UTC datetime."""
+    """The loop's collaborators. `clock` gives the time as a timezone-aware UTC datetime.
+
+    `confirm` makes sure that this reconciler may act; it raises NotLeader, or LedgerUnreachable where that is unknown.
+    """
 
     source: Source
     folders: ModelFolders
@@ -53,24 +61,31 @@ class Reconciler:
     ledger: Ledger
     rules: Rules
     clock: Callable[[], datetime]
+    confirm: Callable[[], None] = _may_always
     _parsed: dict[Address, ServingSpec | SpecRejected] = field(default_factory=dict)
+    _others_gpus: float | None = None
 
     def reconcile_once(self) -> progress.Progress:
         """Bring what runs one step closer to what the repository wants, write down what happened, and give it.
 
-        Raises Unreachable before anything is planned where git, Serve or the ledger do not answer, and Moved where
-        another reconciler was faster; the next pass starts from what is then true.
+        Raises Unreachable before anything is planned where git, Serve or the ledger do not answer, Moved where the
+        ledger was written meanwhile, and NotLeader where another reconciler has taken over; the next pass starts from
+        what is then true.
         """
         now = self.clock()
         known = self.ledger.load()
-        reading = self.source.read(known.revision)
-        changes = reading.changes if reading.changes is not None else requests.between(known.records, reading.tree)
-        specs = self._specs(reading.tree, changes)
+        reading = self.source.read(known.revision, known.carried)
+        tree, changes, carried = rewrites.settle(
+            known.revision, known.records, known.carried, reading.tree, reading.changes
+        )
+        specs = self._specs(tree, changes)
         seen = self.runtime.observe()
 
         have = progress.observed(known.records, seen, now, self.rules.retry_delays_s)
-        want = desired(reading.tree, _by_key(reading.tree, specs), have.records)
-        records = progress.committed(have.records, want, _deletions(changes))
+        want = desired(tree, _by_key(tree, specs), have.records)
+        records = progress.committed(have.records, want, _deletions(changes), now)
+        self._others_gpus = room.others(seen.cluster, records.values(), self._others_gpus)
+        load_times = known.load_times.after(have.loads)
         decided = plan(
             wanted=want,
             folders=locate(self.folders, want, records, now, self.rules.platform),
@@ -78,31 +93,47 @@ class Reconciler:
             cluster=seen.cluster,
             now=now,
             platform=self.rules.platform,
+            update_strategy=self.rules.update_strategy,
+            others_gpus=self._others_gpus,
+            deployments=seen.deployments,
+            load_times=load_times,
         )
         outcome = progress.decided(records, decided, now, self.rules.retry_delays_s)
         # Before anything is taken from Serve: a removed model's name is unknown while its last answers still end.
-        self.front.show(routing.names(outcome.records.values()))
+        self.front.show(routing.names(outcome.records.values(), now))
         if differs(decided.app, seen):
+            self.confirm()
             self.runtime.apply(decided.app)
 
         asked = tuple(_request(change, specs, now) for change in changes)
-        events = asked + have.events + outcome.events
+        rewritten = rewrites.rewritten(known.revision, reading.tree, reading.changes, now)
+        events = rewritten + asked + have.events + outcome.events
         self.ledger.record(
             known.base,
             Advance(
-                revision=reading.tree.revision,
+                revision=tree.revision,
                 records=progress.stamped(known.records, outcome.records, now),
                 events=events,
-                users=reading.tree.users,
-                status=_status(seen, reading.tree.revision, now),
+                load_times=load_times if have.loads else None,
+                users=tree.users,
+                status=_status(seen, tree.revision, now, reading.trouble),
+                carried=carried,
             ),
         )
         for event in events:
             log.info("%s %s at %s by %s", event.event_type, event.model_key, event.commit[:12], event.author)
         return progress.Progress(outcome.records, events)
 
+    def look(self) -> None:
+        """Read what a pass would, and change nothing: whoever waits for the lease stays connected and warm.
+
+        Raises Unreachable.
+        """
+        self.source.read(self.ledger.load().revision)
+        self.runtime.observe()
+
     def report_trouble(self, error: Exception) -> None:
-        """Write down that a pass could not be made, for status pages. Raises LedgerUnreachable."""
+        """Write down that a pass could not be made, for status pages. Raises LedgerUnreachable, Moved, NotLeader."""
         known = self.ledger.load()
         status = PlatformStatus(self.clock(), known.revision, None, "", 0, 0, str(error))
         self.ledger.record(known.base, Advance(revision=known.revision, status=status))
@@ -121,7 +152,7 @@ class Reconciler:
         return self._parsed
 
 
-def _status(seen: Observation, revision: str | None, now: datetime) -> PlatformStatus:
+def _status(seen: Observation, revision: str | None, now: datetime, trouble: str | None) -> PlatformStatus:
     return PlatformStatus(
         seen_at=now,
         revision=revision,
@@ -129,7 +160,7 @@ def _status(seen: Observation, revision: str | None, now: datetime) -> PlatformS
         app_message=seen.app_message,
         total_gpus=seen.cluster.total_gpus,
         free_gpus=seen.cluster.free_gpus,
-        error=None,
+        error=trouble,
     )
 
 

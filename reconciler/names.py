@@ -11,6 +11,9 @@ from typing import NamedTuple
 APP_NAME = "argus_llm_app"
 """The one Serve application; part of the API's promise."""
 
+RECONCILER_SOCKET = "reconciler.sock"
+"""Where the reconciler answers probes, in the state folder's `run`."""
+
 USERS_FOLDER = "users"
 SPEC_ENDING = ".yaml"
 

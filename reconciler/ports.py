@@ -20,6 +20,9 @@ from reconciler.core.entities import (
     Tree,
     Unusable,
 )
+from reconciler.core.estimates import LoadTimes
+from reconciler.core.identity import Carried
+from reconciler.core.lease import Lease
 from reconciler.core.routes import Name, RoutingTable
 from reconciler.spec import HubSource, LocalSource
 
@@ -30,20 +33,29 @@ class Reading:
 
     `changes` are in the order of the branch (oldest first); None where `since` is not on the branch any more
     (rewritten history) or was not given: then only comparing trees tells what is new.
+
+    `trouble` says why this is only what was last fetched: the repository does not answer. None where it is the newest.
     """
 
     tree: Tree
     changes: tuple[FileChange, ...] | None
+    trouble: str | None = None
 
 
 class Source(Protocol):
     """The spec repository, read only."""
 
-    def read(self, since: str | None) -> Reading:
-        """Fetch the branch and read it. Raises SourceUnreachable.
+    def read(self, since: str | None, carried: Carried | None = None) -> Reading:
+        """Fetch the branch and read it, with the identities that `carried` holds from its revision on.
 
-        A file counts at the commit that brought it onto the branch: history is walked along first parents.
+        A file counts at the commit that brought it onto the branch: history is walked along first parents. Where the
+        repository does not answer and `since` is on the branch as it was last fetched, that is what is given, with
+        `trouble` saying so. Raises SourceUnreachable where there is no such copy.
         """
+        ...
+
+    def hurry(self) -> None:
+        """Ask the repository again at the next read, however often it has not answered: somebody says it is there."""
         ...
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
@@ -85,6 +97,8 @@ class LedgerState:
     base: int
     revision: str | None
     records: Mapping[str, Record]
+    load_times: LoadTimes = field(default_factory=LoadTimes)
+    carried: Carried | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +116,24 @@ class PlatformStatus:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What one pass learnt: the records that changed, the events in order, and where the branch was."""
+    """What one pass learnt: the records that changed, the events in order, and where the branch was.
+
+    `load_times` takes the place of what was kept of loads; None leaves that as it is.
+    `carried` takes the place of what the ledger has of it; None leaves that.
+    """
 
     revision: str | None
     records: Sequence[Record] = ()
     events: Sequence[Event] = ()
     users: frozenset[str] = frozenset()
     status: PlatformStatus | None = field(default=None)
+    load_times: LoadTimes | None = None
+    carried: Carried | None = None
+
+    def moves(self, revision: str | None) -> bool:
+        """Say whether this changes what `Ledger.load` gives, for a ledger at `revision`."""
+        anew = (self.records, self.events, self.load_times, self.carried)
+        return any(anew) or self.revision != revision
 
 
 class Ledger(Protocol):
@@ -121,7 +146,8 @@ class Ledger(Protocol):
     def record(self, base: int, advance: Advance) -> int:
         """Write one pass in one transaction and give the new base.
 
-        Raises Moved where somebody else wrote since `base` was read (nothing is written), LedgerUnreachable.
+        Raises Moved where somebody else wrote since `base` was read, and NotLeader where it is written under a lease
+        that somebody else has taken (nothing is written in both cases), LedgerUnreachable.
         """
         ...
 
@@ -146,7 +172,7 @@ class Board(Protocol):
     """Where the newest routing table hangs, for the fronts to read wherever they run."""
 
     def publish(self, table: RoutingTable) -> None:
-        """Put up a table in place of the last one. Raises LedgerUnreachable."""
+        """Put up a table in place of the last one. Raises LedgerUnreachable, NotLeader (see `Ledger.record`)."""
         ...
 
     def read(self, known: int) -> tuple[int, RoutingTable] | None:
@@ -158,4 +184,30 @@ class Board(Protocol):
 
     def clear(self) -> None:
         """Take the table down: what it says is not true any more. Raises LedgerUnreachable."""
+        ...
+
+
+class Leases(Protocol):
+    """The one lease under which a reconciler works. Every change is a compare-and-swap; safe for threads."""
+
+    def read(self) -> Lease:
+        """Read the lease. Raises LedgerUnreachable."""
+        ...
+
+    def take(self, seen: Lease, holder: str, patience_s: float) -> Lease | None:
+        """Take the lease over as it was `seen`, with a higher token. None where it is another by now, if only renewed.
+
+        Raises LedgerUnreachable.
+        """
+        ...
+
+    def renew(self, held: Lease) -> bool:
+        """Give a sign of life. False where the lease has changed hands since it was `held`.
+
+        Raises LedgerUnreachable.
+        """
+        ...
+
+    def release(self, held: Lease) -> bool:
+        """Give the lease back, for anybody to take at once. False as in `renew`. Raises LedgerUnreachable."""
         ...

@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from reconciler.errors import SettingsError
-from reconciler.spec import Limits
+from reconciler.spec import Limits, UpdateStrategy
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+
+SPEC_REPO_TOKEN = "ARGUS_SPEC_REPO_TOKEN"  # noqa: S105  a variable's name
+"""The environment's variable with the token of an https spec repository. It is no setting, so that none shows it."""
+
+_USERINFO = re.compile(r"(?<=://)[^/\s@]*@")
+_HTTPS_SECRET = re.compile(r"https://(?:[^/]*@|[^?#]*[?#])", re.IGNORECASE)
+_SSH_PASSWORD = re.compile(r"ssh://[^/@]*:[^/]*@", re.IGNORECASE)
 
 
 class _Section(BaseModel):
@@ -36,6 +46,8 @@ class ApiSettings(_Section):
     request_timeout_s: Seconds = 30
     max_body_bytes: Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)] = 256 * 1024
     token_ttl_days: Annotated[int, Field(ge=1, le=3650)] = 365
+    log_followers: Annotated[int, Field(ge=1, le=255)] = 4
+    log_follow_s: Seconds = 900
 
 
 class PathSettings(_Section):
@@ -45,11 +57,45 @@ class PathSettings(_Section):
 
 
 class SpecRepoSettings(_Section):
-    """The spec repository. Without `url` it is the embedded bare repository `specs.git` in the state folder."""
+    """The spec repository. Without `url` it is the embedded bare repository `specs.git` in the state folder.
+
+    Secrets are in files, or in the environment's ARGUS_SPEC_REPO_TOKEN; paths are relative to the state folder.
+    """
 
     url: str | None = None
     branch: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")] = "main"
     timeout_s: Seconds = 30
+    username: Annotated[str, Field(pattern=r"^[!-9;-~]{1,200}$")] = "git"
+    token_file: str | None = None
+    ca_file: str | None = None
+    ssh_key_file: str | None = None
+    known_hosts_file: str | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _without_secrets(cls, url: str | None) -> str | None:
+        if url and (_HTTPS_SECRET.match(url) or _SSH_PASSWORD.match(url)):
+            raise PydanticCustomError(
+                "secret_in_url",
+                "a URL must hold no user, password or token, for it is shown in logs; right would be "
+                "https://host/path with spec_repo.username and spec_repo.token_file (or ARGUS_SPEC_REPO_TOKEN), "
+                "or ssh://user@host/path with spec_repo.ssh_key_file",
+            )
+        return url
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        is_https = bool(self.url and self.url.lower().startswith("https://"))
+        is_ssh = bool(self.url and not is_https and re.match(r"(?i)ssh://|[^/]+:(?!//)", self.url))
+        for name, given, right in (
+            ("token_file", self.token_file, "https://" if not is_https else None),
+            ("ca_file", self.ca_file, "https://" if not is_https else None),
+            ("ssh_key_file", self.ssh_key_file, "ssh://" if not is_ssh else None),
+            ("known_hosts_file", self.known_hosts_file, "ssh://" if not is_ssh else None),
+        ):
+            if given is not None and right is not None:
+                raise PydanticCustomError("secret_without_url", f"{name} needs a spec_repo.url that begins {right}")
+        return self
 
 
 class LedgerSettings(_Section):
@@ -64,6 +110,10 @@ class ReconcileSettings(_Section):
 
     interval_s: Annotated[float, Field(ge=0.2, le=3600)] = 5
     retry_delays_s: tuple[Seconds, ...] = Field(default=(15, 60, 300, 900), min_length=1)
+    takeover_s: Annotated[float, Field(ge=1, le=600)] = 10
+    pass_limit_s: Annotated[float, Field(ge=30, le=86400)] = 300
+    probe_host: str = "127.0.0.1"
+    probe_port: Port | None = None
 
 
 class RaySettings(_Section):
@@ -119,6 +169,7 @@ class ServingSettings(_Section):
     ingress_replicas: Annotated[int, Field(ge=1, le=64)] = 1
     max_replicas: Annotated[int, Field(ge=1, le=10_000)] = 64
     max_gpus_per_replica: Annotated[int, Field(ge=1, le=1024)] = 64
+    update_strategy: UpdateStrategy = "auto"
     llm: LlmSettings = LlmSettings()
 
 
@@ -180,6 +231,7 @@ _FROM_ENVIRONMENT = {
     "ARGUS_API_PORT": ("api", "port"),
     "ARGUS_OPENAI_PORT": ("serving", "port"),
     "ARGUS_METRICS_PORT": ("serving", "haproxy", "metrics_port"),
+    "ARGUS_PROBE_PORT": ("reconcile", "probe_port"),
     "ARGUS_LEDGER_URL": ("ledger", "url"),
     "ARGUS_SPEC_REPO_URL": ("spec_repo", "url"),
     "ARGUS_RAY_ADDRESS": ("ray", "address"),
@@ -206,7 +258,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"cannot read the configuration {path}: {error}") from error
+        reason = _USERINFO.sub("***@", str(error))  # a YAML error shows the line
+        raise SettingsError(f"cannot read the configuration {path}: {reason}") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict):
@@ -231,5 +284,11 @@ def _explain(error: ValidationError, path: Path | None) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown key '{key}'")
         else:
-            lines.append(f"key '{key}': {problem['msg']} (given: {problem['input']!r:.80})")
+            given = "" if problem["type"].startswith("secret_") else f" (given: {_shown(problem['input'])})"
+            lines.append(f"key '{key}': {problem['msg']}{given}")
     return f"{path or 'environment'}: " + "; ".join(lines)
+
+
+def _shown(value: object) -> str:
+    """Show what was given, without what may be a password in a URL."""
+    return f"{_USERINFO.sub('***@', repr(value)):.80}"

@@ -11,10 +11,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from reconciler import yamlsafe
 from reconciler.engine_args import (
@@ -43,6 +43,10 @@ MAX_SOURCE = 1024
 """Characters in a model source; file systems end at 4096 bytes, and Argus puts folders of its own in front."""
 MAX_COMPONENT = 255
 """Bytes in one folder's name, the limit of Linux's file systems."""
+
+UpdateStrategy: TypeAlias = Literal["auto", "surge", "recreate"]
+"""How a changed model replaces the version that answers (`core.plan`): the new one beside it, or after it has gone."""
+UPDATE_STRATEGIES: tuple[UpdateStrategy, ...] = get_args(UpdateStrategy)
 
 
 class Problem(StrEnum):
@@ -91,14 +95,19 @@ class HubSource:
     revision: str
 
 
-def _empty_by_default(schema: dict[str, Any]) -> None:
-    schema["properties"]["engine_kwargs"]["default"] = {}
+def _as_it_is_written(schema: dict[str, Any]) -> None:
+    """Say what holds for files: an update strategy is given with a value or not at all."""
+    properties = schema["properties"]
+    properties["engine_kwargs"]["default"] = {}
+    strategy = properties["update_strategy"]
+    kept = next(option for option in strategy.pop("anyOf") if option.get("type") != "null")
+    properties["update_strategy"] = {**kept, **{key: strategy[key] for key in strategy if key != "default"}}
 
 
 class ServingSpec(BaseModel):
     """What one model's owner wants. Compares and hashes by value; macros in `model_source` are expanded."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, json_schema_extra=_empty_by_default)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, json_schema_extra=_as_it_is_written)
 
     model_id: str = Field(
         pattern=SUFFIX_PATTERN,
@@ -123,6 +132,21 @@ class ServingSpec(BaseModel):
         description="Arguments of vLLM: those listed, each typed and bounded, and no others.",
         examples=[{"max_model_len": 8192, "gpu_memory_utilization": 0.9}],
     )
+    update_strategy: UpdateStrategy | None = Field(
+        default=None,
+        # A spec that leaves it out is dumped without it, so that what was kept before the field came reads the same.
+        exclude_if=lambda strategy: strategy is None,
+        description="How a changed engine replaces the one that answers. surge: beside it, and only so; recreate: "
+        "after it has gone; auto: beside it where there is room, else after it. The platform sets the default.",
+        examples=["auto"],
+    )
+
+    @field_validator("update_strategy", mode="before")
+    @classmethod
+    def _is_given(cls, value: object) -> object:
+        if value is None:
+            raise PydanticCustomError("missing_value", "Input should not be null")
+        return value
 
 
 def parse(data: bytes, *, owner: str, limits: Limits, suffix: str | None = None) -> ServingSpec | SpecRejected:
@@ -147,16 +171,17 @@ def parse(data: bytes, *, owner: str, limits: Limits, suffix: str | None = None)
     return _placed(rejected, document) if rejected is not None else spec
 
 
-def resolved_yaml(spec: ServingSpec) -> str:
+def resolved_yaml(spec: ServingSpec, update_strategy: UpdateStrategy = "auto") -> str:
     """Write a spec out in full: macros expanded, defaults shown, only those engine arguments that were given.
 
-    `parse` reads the same spec from it.
+    `parse` reads the same spec from it. `update_strategy` is what holds where the spec does not say.
     """
     fields = {
         "model_id": spec.model_id,
         "model_source": spec.model_source,
         "num_replicas": spec.num_replicas,
         "gpus_per_replica": spec.gpus_per_replica,
+        "update_strategy": spec.update_strategy or update_strategy,
         "engine_kwargs": given(spec.engine_kwargs),
     }
     return "".join(f"{line}\n" for line in _yaml_lines(fields, ""))
@@ -306,9 +331,11 @@ def _right(path: Path, limits: Limits) -> str:
     if len(path) > 1:
         verdict = classify(".".join(str(part) for part in path[1:]))
         return verdict.values if isinstance(verdict, Allowed) else "left out"
-    return {"model_id": f"text, {SUFFIX_RULE}", "model_source": SOURCE_RULE}.get(
-        str(path[0]), "a mapping of engine arguments (or {})"
-    )
+    return {
+        "model_id": f"text, {SUFFIX_RULE}",
+        "model_source": SOURCE_RULE,
+        "update_strategy": f"one of {', '.join(UPDATE_STRATEGIES)}",
+    }.get(str(path[0]), "a mapping of engine arguments (or {})")
 
 
 def _most(path: Path, limits: Limits) -> int:

@@ -32,7 +32,15 @@ def options(settings: Settings) -> dict[str, Any]:
         "errorlog": "-",
         "accesslog": None,  # the app writes one line a request, without addresses that may hold names
         "proc_name": "argus-api",
+        "post_worker_init": _end_followers_with,
     }
+
+
+def _end_followers_with(worker: Any) -> None:
+    """Let no client that follows a log hold up a worker that was told to stop."""
+    from webapi.logs import end_when  # noqa: PLC0415  as in `_Gunicorn.load`
+
+    end_when(worker.wsgi, lambda: not worker.alive)
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types

@@ -11,14 +11,16 @@ from flask import Flask, Response, g, request
 from reconciler.settings import Settings
 from reconciler.shell.admin_token import admin_token
 from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, LedgerReader, SqlLedger, open_ledger
+from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, open_ledger
 from reconciler.shell.source import GitSource
-from webapi import auth, openapi, parts, problems
+from webapi import auth, logs, openapi, parts, problems, readiness
 from webapi.docs import docs
 from webapi.health import health
+from webapi.history import history
 from webapi.models import models
 from webapi.parts import Parts
 from webapi.planning import plans
+from webapi.rollback import rollback
 from webapi.status import status
 from webapi.store import SpecStore
 from webapi.users import users
@@ -29,14 +31,16 @@ log = logging.getLogger("webapi")
 def create_app(settings: Settings) -> Flask:
     """Make the API as `settings` say. Raises SettingsError, LedgerUnreachable, SourceUnreachable."""
     engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s)
+    reader = LedgerReader(engine)
     return assemble(
         Parts(
             settings=settings,
-            store=SpecStore(GitSource.from_settings(settings)),
+            store=SpecStore(GitSource.from_settings(settings), reader),
             folders=DiskModelFolders(settings.private_root),
-            reader=LedgerReader(engine),
+            reader=reader,
             accounts=Accounts(engine),
             ledger=SqlLedger(engine),
+            engine_log=EngineLog(engine),
             admin_token=admin_token(settings),
         )
     )
@@ -48,11 +52,13 @@ def assemble(platform: Parts) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = platform.settings.api.max_body_bytes
     app.url_map.merge_slashes = False  # an address is what it says: `//api/v2/...` is not redirected, but absent
     parts.keep(app, platform)
+    readiness.install(app, platform)
     problems.install(app)
     app.before_request(_start_clock)
     auth.install(app)
+    logs.install(app, _log_followers(platform.settings))
     app.after_request(_write_log)
-    for api in (health, users, models, plans, status):
+    for api in (health, users, models, history, rollback, plans, logs.logs, status):
         app.register_api(api)
     app.register_blueprint(docs)
     return app
@@ -68,6 +74,11 @@ def _write_log(response: Response) -> Response:
     took_ms = (time.monotonic() - g.began) * 1000 if "began" in g else 0.0
     log.info("%s %s %d %.1f ms %s", request.method, rule, response.status_code, took_ms, auth.caller_name())
     return response
+
+
+def _log_followers(settings: Settings) -> int:
+    """Leave half of the threads to requests that end by themselves."""
+    return min(settings.api.log_followers, max(1, settings.api.threads // 2))
 
 
 def _version() -> str:

@@ -19,7 +19,16 @@ from webapi.problems import Forbidden, Unauthenticated
 ADMIN = "admin"
 """Author of the commits that the admin asks for; no user may have this name."""
 
-OPEN = frozenset({"health.read_health", "docs.index", "docs.page", "docs.document", "docs.static"})
+OPEN = frozenset(
+    {
+        "docs.document",
+        "docs.index",
+        "docs.page",
+        "docs.static",
+        "health.read_health",
+        "health.read_readiness",
+    }
+)
 """Endpoints that need no token."""
 
 _API = "/api/"

@@ -48,16 +48,24 @@ engine_kwargs:
 
 _SPEC_AS_JSON = {"model_id": "qwen-0.5b", "model_source": "$HOME/common/hf/demo", "num_replicas": 1}
 
-_REQUESTS: tuple[type[BaseModel], ...] = (ServingSpec, schemas.SpecPatch, schemas.NewUser, plan_schemas.PlanRequest)
+_REQUESTS: tuple[type[BaseModel], ...] = (
+    ServingSpec,
+    schemas.SpecPatch,
+    schemas.NewUser,
+    schemas.RollbackRequest,
+    plan_schemas.PlanRequest,
+)
 _ANSWERS: tuple[type[BaseModel], ...] = (
     schemas.ErrorBody,
     schemas.HealthView,
     schemas.IssuedTokenView,
     schemas.ModelDetail,
+    schemas.ModelHistory,
     schemas.ModelList,
     schemas.ModelWritten,
     plan_schemas.PlanView,
     schemas.PlatformSummary,
+    schemas.ReadyView,
     schemas.TokenList,
     schemas.UserList,
     schemas.UserView,

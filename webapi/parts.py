@@ -10,7 +10,7 @@ from flask import Flask, current_app
 from reconciler.errors import ArgusError
 from reconciler.settings import Settings
 from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, LedgerReader, SqlLedger
+from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger
 from webapi.store import SpecStore
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ class Parts:
     reader: LedgerReader
     accounts: Accounts
     ledger: SqlLedger
+    engine_log: EngineLog
     admin_token: str
 
     def nudge(self) -> None:

@@ -61,7 +61,8 @@ def plan_change() -> dict[str, Any]:
     if sum(each is not None for each in (asked.spec, asked.files, asked.head)) != 1:
         raise Invalid("give exactly one of spec, files and head")
     # The ledger before the repository: then the tree is at least as new as what is known of it.
-    records = platform.reader.models(None)
+    known = platform.ledger.load()
+    records = known.records
     tree = platform.store.read()
     change = _change(platform, asked, tree)
     now = datetime.now(UTC)
@@ -74,10 +75,12 @@ def plan_change() -> dict[str, Any]:
         tree=target,
         parsed=_parsed(platform, target, records, change.content),
         records=records,
-        locate=lambda want, known: locate(folders, want, known, now, platform.settings.platform),
+        locate=lambda want, have: locate(folders, want, have, now, platform.settings.platform),
         cluster=_cluster(platform),
         now=now,
         platform=platform.settings.platform,
+        update_strategy=platform.settings.serving.update_strategy,
+        load_times=known.load_times,
     )
     found = data(
         preview,

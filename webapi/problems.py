@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 from reconciler.errors import ArgusError, Moved, Unreachable
 from reconciler.spec import Problem, SpecRejected
 from reconciler.yamlsafe import dotted, shown
-from webapi.store import NotAFileError
+from webapi.store import NotAFileError, Overtaken
 
 log = logging.getLogger(__name__)
 
@@ -93,11 +93,42 @@ class Conflict(RequestProblem):
     code = "conflict"
 
 
+class PreconditionFailed(RequestProblem):
+    """412: `If-Match` names another content than the one that the model's file has now."""
+
+    status = HTTPStatus.PRECONDITION_FAILED
+    code = "precondition_failed"
+
+    def __init__(self, current: str | None) -> None:
+        super().__init__(
+            "the model's file is not the one that If-Match names; look at it, and send the ETag that it has now"
+            if current is not None
+            else "If-Match is for a model that is there; leave it out to create one",
+            current=current,
+        )
+        self.headers = {} if current is None else {"ETag": f'"{current}"'}
+
+
+class Unprocessable(RequestProblem):
+    """422: understood, and still nothing that can be done."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    code = "unprocessable"
+
+
 class UnsupportedMediaType(RequestProblem):
     """415: the body's Content-Type is not one that is read."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     code = "unsupported_media_type"
+
+
+class Busy(RequestProblem):
+    """503: as much of this is going on as this process allows. It is no fault of the request's."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "busy"
+    headers = {"Retry-After": "10"}  # noqa: RUF012  read only, as in the base
 
 
 class SpecRefused(RequestProblem):
@@ -145,6 +176,10 @@ def _not_a_file(error: NotAFileError) -> Answer:
     return Answer(HTTPStatus.CONFLICT, error.code, str(error))
 
 
+def _overtaken(error: Overtaken) -> Answer:
+    return Answer(HTTPStatus.CONFLICT, error.code, str(error), {"base": error.base, "current": error.current})
+
+
 def _later(error: ArgusError) -> Answer:
     log.warning("%s: %s", error.code, error)
     message = {
@@ -177,6 +212,7 @@ def _unexpected(error: Exception) -> Answer:
 _TABLE: tuple[tuple[type[Exception], Callable[[Any], Answer]], ...] = (
     (RequestProblem, RequestProblem.answer),
     (NotAFileError, _not_a_file),
+    (Overtaken, _overtaken),
     (ValidationError, _invalid),
     (Moved, _later),
     (Unreachable, _later),

@@ -6,12 +6,13 @@ Times are UTC, ISO 8601 with `Z`. Requests refuse members that they do not know.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from reconciler.core.entities import EventType, Health, State, WrittenBy
+from reconciler.core.entities import ChangeKind, EventType, Health, State, WrittenBy
 from reconciler.names import USER_ID_PATTERN, USER_ID_RULE
+from reconciler.spec import UpdateStrategy
 from webapi.paging import DEFAULT_LIMIT, LARGEST_LIMIT
 
 
@@ -65,6 +66,24 @@ class Endpoint(_Answer):
     model: str
 
 
+class ModelProgress(_Answer):
+    """How far a model is on its way to what is wanted of it: what it waits for, or how far it has loaded."""
+
+    phase: Literal["waiting", "scheduling", "loading", "warming_up"] | None = Field(
+        description="waiting: for room. scheduling: its replicas are being placed. Null where nobody can tell."
+    )
+    since: UtcTime | None = Field(description="When this start or this wait began.")
+    elapsed_s: int | None = Field(description="Seconds since then.")
+    estimated_s: int | None = Field(
+        description="How long a start of this source takes, in seconds: the median of earlier ones. Null before one."
+    )
+    position: int | None = Field(
+        description="While it waits: its place in line, from 1. Null where no place helps: the cluster is too small."
+    )
+    needs_gpus: int | None = Field(description="While it waits: the GPUs that it needs beyond what it holds.")
+    free_gpus: int | None = Field(description="While it waits: the GPUs that nobody holds.")
+
+
 class ServingModel(_Answer):
     """A model: what git wants of it, and what was done and seen. Null where no version of its file was ever valid."""
 
@@ -84,6 +103,8 @@ class ServingModel(_Answer):
     updated_at: UtcTime
     commit: str = Field(description="The commit that is wanted.", examples=[_SHA_EXAMPLE])
     serving_commit: str | None = Field(description="The commit that answers requests; null while none does.")
+    progress: ModelProgress | None = Field(description="Null where the model is as it is wanted, or has failed.")
+    blob: str | None = Field(description="The file's content in git, as in `ETag`; null where there is no file.")
 
 
 class ModelList(_Answer):
@@ -158,6 +179,45 @@ class SpecPatch(_Request):
         description="Null removes an argument, or all of them.",
         json_schema_extra={"example": {"seed": 7}},
     )
+    update_strategy: UpdateStrategy | None = Field(
+        default=None,
+        description="How the next update goes. Null: as the platform has it. Changing it restarts nothing.",
+    )
+
+
+class RollbackRequest(_Request):
+    """Where a model is to go back to, and why."""
+
+    model_config = ConfigDict(strict=True, json_schema_extra={"example": {"to": _SHA_EXAMPLE[:12]}})
+
+    to: str | None = Field(
+        default=None,
+        description="A commit of the branch, 7 hex digits of its SHA at least; null: the last one that served.",
+        json_schema_extra={"example": _SHA_EXAMPLE},
+    )
+    reason: str | None = Field(default=None, max_length=300, description="For the commit's message; one line of it.")
+
+
+class HistoryItem(_Answer):
+    """One commit that touched a model's file."""
+
+    sha: str = Field(examples=[_SHA_EXAMPLE])
+    author: str
+    committed_at: UtcTime
+    subject: str
+    source: WrittenBy
+    kind: ChangeKind
+    blob: str | None = Field(description="The file's content after it; null where it removed the file.")
+    diff: str | None = Field(description="Unified; null where the file is too large or no text.")
+    diff_is_cut: bool = Field(description="Whether `diff` is not all of it.")
+    verdict: str | None = Field(description="What came of it; null while nothing has, or nothing is known.")
+
+
+class ModelHistory(_Answer):
+    """One page of a model's history, newest first."""
+
+    items: list[HistoryItem]
+    next_cursor: str | None
 
 
 # --- the platform -------------------------------------------------------------------------------------------------
@@ -179,10 +239,16 @@ class GpuSummary(_Answer):
 
 
 class RevisionSummary(_Answer):
-    """Where the spec repository stands, and how far the reconciler has seen it."""
+    """Where the spec repository stands, and how far the reconciler has seen it.
+
+    `fetched_at` is when the copy of a remote was last brought up to date, null for a repository on this disk. `error`
+    says why it could not be the last time: then `head` is what it was.
+    """
 
     head: str | None
     last_seen: str | None
+    fetched_at: UtcTime | None = None
+    error: str | None = None
 
 
 class ReconcilerSummary(_Answer):
@@ -200,12 +266,23 @@ class PlatformSummary(_Answer):
     revision: RevisionSummary
     models: dict[State, int] = Field(description="How many models there are in each state.")
     reconciler: ReconcilerSummary
+    events: list[ModelEvent] = Field(
+        default=[], description="The newest 20 that are about no single model (HISTORY_REWRITTEN), in order of time."
+    )
 
 
 class HealthView(_Answer):
     """A sign of life."""
 
     status: str = Field(examples=["ok"])
+
+
+class ReadyView(_Answer):
+    """Whether a process can do its work, and if not, why."""
+
+    status: str = Field(examples=["ready", "not_ready"])
+    checks: dict[str, bool] = Field(examples=[{"ledger": True, "spec_repository": True}])
+    reasons: list[str] = Field(examples=[["the ledger does not answer within 1 s"]])
 
 
 # --- users and tokens ---------------------------------------------------------------------------------------------
@@ -270,12 +347,32 @@ class PageQuery(_Request):
     cursor: str | None = Field(default=None, max_length=512, description="`next_cursor` of the page before.")
 
 
+class HistoryQuery(_Request):
+    """Which page of a model's history."""
+
+    limit: int = Field(default=20, ge=1, le=50, description="The most commits in one answer.")
+    cursor: str | None = Field(default=None, max_length=512, description="`next_cursor` of the page before.")
+
+
 class ModelsQuery(PageQuery):
     """Whose models, and which page of them."""
 
     all: bool = Field(default=False, description="Everybody's models. Admin only.")
     user_id: str | None = Field(
         default=None, description="This user's models: anybody's for the admin, else only one's own."
+    )
+
+
+class LogsQuery(_Request):
+    """Which lines of a log, and in which form."""
+
+    follow: bool = Field(default=False, description="Go on with further lines as they come.")
+    tail: int = Field(default=200, ge=0, le=2000, description="The most lines to begin with.")
+    after: int | None = Field(
+        default=None, ge=0, le=2**53, description="Begin after the line of this number instead of with the newest."
+    )
+    format: Literal["text", "ndjson"] | None = Field(
+        default=None, description="Beats the Accept header. Default: text."
     )
 
 
@@ -287,7 +384,17 @@ class OwnerQuery(_Request):
     )
 
 
-class CreateHeader(BaseModel):
+class MatchHeader(BaseModel):
+    """The condition under which a model is changed."""
+
+    if_match: str | None = Field(
+        default=None,
+        alias="If-Match",
+        description="`ETag` of what was read, or several, or `*`: 412 where the model's file is another by now.",
+    )
+
+
+class CreateHeader(MatchHeader):
     """The condition under which a model is written."""
 
     if_none_match: str | None = Field(

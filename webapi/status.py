@@ -5,9 +5,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from reconciler.core.entities import PLATFORM
 from webapi import openapi, reading, schemas, views
 from webapi.auth import require_admin
 from webapi.parts import parts
+
+MOST_EVENTS = 20
 
 status = openapi.blueprint("status", prefix=openapi.PREFIX, about="The platform in a few numbers. For the admin.")
 
@@ -23,4 +26,12 @@ def read_status() -> dict[str, Any]:
     platform = parts()
     models, tree = reading.all_models(platform, None)
     read = (reading.with_spec(platform, model) for model in models)
-    return views.platform(read, tree.revision, platform.reader.status()).model_dump(mode="json")
+    summary = views.platform(
+        read,
+        tree.revision,
+        platform.reader.status(),
+        fetched_at=platform.store.fetched_at(),
+        trouble=platform.store.trouble,
+        events=[event for _, event in platform.reader.recent_events(PLATFORM, MOST_EVENTS)],
+    )
+    return summary.model_dump(mode="json")

@@ -3,26 +3,33 @@
 Nothing is locked between two processes. A writer reads the head, makes a commit on top of it, and moves the branch only
 from that head; whoever was slower starts over. A writer that is killed leaves at most objects that nobody refers to, or
 git's own lock file on the branch, which is removed when it is old.
+
+Who a model is, history says, and where history was rewritten, the ledger (`core.rewrites`). Between a forced push and
+the loop's next pass this side works it out as the loop will.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from datetime import datetime
+from typing import Protocol, TypeAlias
 
-from reconciler.core.entities import Commit, Identity, Tree
+from reconciler.core import rewrites
+from reconciler.core.entities import Commit, FileChange, Identity, Record, Tree
 from reconciler.core.history import API_EMAIL, API_NAME, Entry, PathChange, RawCommit
-from reconciler.core.identity import moment
+from reconciler.core.identity import Carried, moment
 from reconciler.errors import ArgusError, Moved, SourceUnreachable
 from reconciler.names import split_path
 from reconciler.shell.git import STALE_LOCK_S, clean, scrub
 from reconciler.shell.objects import FILE_MODE, FOLDER_MODE, Kind, TreeEntry, object_id, parse_tree, tree_with
 from reconciler.shell.source import GitSource
+from webapi.diffs import diffs
 
 MAX_BLOB_BYTES = 1024 * 1024
 """What is read of a file at most. Anything longer is no spec, and is cut to one byte more so that it shows."""
@@ -31,6 +38,9 @@ READ_AGE_S = 5.0
 """How old a mirror of a remote repository may be for a read, in seconds. Writes fetch first."""
 
 PLAIN = "100644"
+
+_LOOK_EVERY_S = 0.25
+"""How often somebody who waits for his turn looks whether there is any sense in it, in seconds."""
 
 _PATH = re.compile(r"(?:(?!\.{1,2}/|\.git/)[A-Za-z0-9._-]+/)+(?!\.{1,2}\Z|\.git\Z)[A-Za-z0-9._-]+\Z", re.IGNORECASE)
 _AUTHOR = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]*[A-Za-z0-9_-])?\Z")
@@ -41,6 +51,40 @@ Change: TypeAlias = Callable[[bytes | None], bytes | None]
 
 Subject: TypeAlias = str | Callable[[bytes | None, bytes | None], str]
 """A commit's subject line, or what makes it of the file before and after."""
+
+
+Condition: TypeAlias = Callable[[str | None], None]
+"""Looks at the blob id of a file (None: no file) before it is changed, and raises what the caller wants raised."""
+
+
+class Known(Protocol):
+    """What the ledger knows of identities (`LedgerReader`). Every method raises LedgerUnreachable."""
+
+    def standing(self) -> tuple[str | None, str | None]:
+        """Give the revision that the loop last finished, and the one from which identities are carried over."""
+        ...
+
+    def carried(self) -> Carried | None:
+        """Give the identities that were carried over."""
+        ...
+
+    def models(self, user_id: str | None) -> Mapping[str, Record]:
+        """Give the models that live."""
+        ...
+
+
+class Overtaken(ArgusError):
+    """Somebody else changed the same file between this write's first look and its end. Nothing was written.
+
+    `base` and `current` are the commits that had last changed the file then and have now; None where there was none.
+    """
+
+    code = "conflict"
+
+    def __init__(self, path: str, base: str | None, current: str | None) -> None:
+        super().__init__(f"{path} was changed by somebody else at the same time; look at it, and try again")
+        self.base = base
+        self.current = current
 
 
 class NotAFileError(ArgusError):
@@ -55,13 +99,14 @@ class Written:
 
     `commit` is the write's commit, or without a change the one that last changed the file. `revision` is the branch's
     head as the write left it (None: unborn). `identity` is the model whose file it is (or was, when deleted); None
-    where the path is not a spec's.
+    where the path is not a spec's. `blob` is the file's content as the write left it, None where there is no file.
     """
 
     commit: str | None
     changed: bool
     revision: str | None
     identity: Identity | None
+    blob: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +120,41 @@ class _Seen:
     entry: Entry | None
 
 
+@dataclass(slots=True)
+class _Write:
+    """What one caller wants written, and the branch as the first try saw it."""
+
+    path: str
+    change: Change
+    author: str
+    subject: Subject
+    body: str
+    model_key: str | None
+    condition: Condition | None
+    first: _Seen | None = None
+
+
 class SpecStore:
     """The writing side of the spec repository, shared by the threads of one API process."""
 
     def __init__(
-        self, source: GitSource, *, clock: Callable[[], float] = time.time, stale_lock_s: float = STALE_LOCK_S
+        self,
+        source: GitSource,
+        ledger: Known | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        stale_lock_s: float = STALE_LOCK_S,
     ) -> None:
         """Write to the repository of `source`. `clock` gives seconds since the epoch.
 
+        `ledger` is asked for identities that history does not tell any more; without one, only history counts.
         `stale_lock_s` is the age in seconds from which a lock file of git's counts as left behind by a killed process.
         """
         self._source = source
         self._git = source.git
+        self._ledger = ledger
+        self._carried_since: str | None = None
+        self._judged: tuple[str, str | None] | None = None
         self._clock = clock
         self._stale_lock_s = stale_lock_s
         self._turn = threading.Lock()
@@ -97,8 +165,21 @@ class SpecStore:
         return self._source
 
     def read(self) -> Tree:
-        """Give the newest tree: of a remote repository, one at most `READ_AGE_S` old. Raises SourceUnreachable."""
-        return self._source.tree(max_age_s=READ_AGE_S)
+        """Give the newest tree: of a remote repository that answers, one at most `READ_AGE_S` old.
+
+        A remote that does not answer is read as it was when it last did. Raises Unreachable.
+        """
+        tree = self._source.tree(max_age_s=READ_AGE_S)
+        return self._source.tree(max_age_s=math.inf) if self._settle_identities() else tree
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the remote repository could not be fetched the last time; None where it could, and for a local one."""
+        return self._source.trouble
+
+    def fetched_at(self) -> datetime | None:
+        """Say when the copy of a remote repository was last brought up to date (UTC); None for a local one."""
+        return self._source.fetched_at()
 
     def text(self, path: str) -> bytes | None:
         """Give a file's content at the head that `read` gives, cut to `MAX_BLOB_BYTES` + 1; None where there is none.
@@ -113,32 +194,70 @@ class SpecStore:
             return None
         return self._git.blobs([found.id], MAX_BLOB_BYTES)[found.id]
 
+    def commits(self, prefix: str) -> tuple[str, ...]:
+        """Give the branch's commits, as of the last `read`, whose SHA begins with `prefix`."""
+        return self._source.find(prefix)
+
+    def life_of(self, model_key: str) -> tuple[FileChange, ...]:
+        """Give what commits did to a model's file, oldest first, as of the last `read`; () if git knows no such key."""
+        return self._source.life_of(model_key)
+
+    def diffs(self, changes: Sequence[FileChange]) -> dict[str, str]:
+        """Give each change's unified diff by its commit (`diffs.diffs`). Raises SourceUnreachable."""
+        return diffs(self._git, changes)
+
+    def text_at(self, revision: str, path: str) -> tuple[str, bytes] | None:
+        """Give a file's mode and content at a commit of the branch, cut as by `text`; None where there was none.
+
+        Raises SourceUnreachable, and ValueError on a path that nobody may write.
+        """
+        _checked(path)
+        listed = self._git.run("ls-tree", "-z", "--full-tree", "--end-of-options", revision, "--", path)
+        mode, _, rest = listed.decode(errors="replace").partition(" ")
+        kind, _, rest = rest.partition(" ")
+        if kind != "blob":
+            return None
+        blob = rest[:40]
+        return mode, self._git.blobs([blob], MAX_BLOB_BYTES)[blob]
+
     def write(
-        self, path: str, change: Change, *, author: str, subject: Subject, model_key: str | None = None
+        self,
+        path: str,
+        change: Change,
+        *,
+        author: str,
+        subject: Subject,
+        body: str = "",
+        model_key: str | None = None,
+        condition: Condition | None = None,
     ) -> Written:
         """Make one file what `change` says, in one commit by `author` that changes nothing else.
 
         `change` is called with what the head holds, and called again with a newer head where somebody was faster; it
         raises what the caller wants raised. What it gives back unchanged makes no commit. With `model_key`, a file
-        that belongs to another model (deleted and made anew) counts as absent, and is never overwritten.
+        that belongs to another model (deleted and made anew) counts as absent, and is never overwritten. `condition`
+        is asked each time before `change`, unless the file counts as absent. `body` follows the subject in the commit.
 
-        Raises Moved where the branch never stood still for the source's time limit, SourceUnreachable where git or the
-        remote does not answer (the write may have landed all the same), NotAFileError, and ValueError on a path or an
-        author that is not one.
+        Raises Overtaken where somebody else changed the same file meanwhile, Moved where the branch never stood still
+        for the source's time limit, Unreachable where git, the remote or the ledger does not answer (the write may have
+        landed all the same), NotAFileError, and ValueError on a path or an author that is not one.
         """
         _checked(path)
         if not _AUTHOR.match(author):
             raise ValueError(f"{author!r} is no author's name")
+        wanted = _Write(path, change, author, subject, body, model_key, condition)
         deadline = time.monotonic() + self._source.timeout_s
         # Threads of one process take turns, which spares them losing races to each other.
-        if not self._turn.acquire(timeout=self._source.timeout_s):
-            raise Moved("other writes took all the time there was; try again")
+        while not self._turn.acquire(timeout=_LOOK_EVERY_S):
+            self._source.refuse_if_stuck()
+            if time.monotonic() > deadline:
+                raise Moved("other writes took all the time there was; try again")
         try:
             for attempt in range(1_000_000):
                 if attempt:
                     # 2, 4, 8 … 256 ms at most, each writer a different part of it
                     time.sleep(random.uniform(0, 0.001 * 2 ** min(attempt, 8)))
-                if (written := self._try(path, change, author, subject, model_key)) is not None:
+                if (written := self._try(wanted)) is not None:
                     return written
                 if time.monotonic() > deadline:
                     break
@@ -148,9 +267,39 @@ class SpecStore:
             self._turn.release()
         raise Moved(f"branch {self._source.branch} kept moving for {self._source.timeout_s:g} s; try again")
 
-    def _try(self, path: str, change: Change, author: str, subject: Subject, model_key: str | None) -> Written | None:
+    def _settle_identities(self) -> bool:
+        """Read history under the identities that the ledger knows. Gives True where that changed anything.
+
+        Where the ledger stands at a revision that the branch no longer has, the loop's next pass will carry identities
+        over: what it will find is found here first, so that nobody is told of a model that never was.
+        """
+        if self._ledger is None:
+            return False
+        before = self._source.carried
+        revision, since = self._ledger.standing()
+        if since != self._carried_since:
+            carried = self._ledger.carried()
+            self._source.carry(carried)
+            self._carried_since = carried.revision if carried is not None else None
+            self._judged = None
+        if revision is not None and not self._source.holds(revision):
+            self._source.tree(max_age_s=math.inf)  # what is on this disk
+            if not self._source.holds(revision):
+                self._judge(revision, self._source.tree())  # or else this mirror is behind
+        return self._source.carried is not before
+
+    def _judge(self, revision: str, tree: Tree) -> None:
+        """Carry identities over from the loop's last revision, which is not on the branch of `tree` any more."""
+        if self._ledger is None or self._source.holds(revision) or self._judged == (revision, tree.revision):
+            return
+        self._source.carry(rewrites.carried_over(self._source.carried, self._ledger.models(None), tree, None))
+        self._judged = (revision, tree.revision)
+
+    def _try(self, wanted: _Write) -> Written | None:
         """Write on top of the present head; None where the branch was no longer there in the end."""
-        self._source.fetch()
+        path, model_key = wanted.path, wanted.model_key
+        self._source.fetch_for_write()
+        self._settle_identities()
         seen = self._look(path)
         if seen is None:
             return None
@@ -161,13 +310,20 @@ class SpecStore:
                 return None
             if file.identity.model_key != model_key:
                 before = None
-        after = change(before)
+        if wanted.condition is not None and (before is not None or model_key is None):
+            wanted.condition(seen.entry.blob if seen.entry else None)
+        after = wanted.change(before)
         if before != seen.content and after is not None:
             raise Moved(f"{path} is another model's file now")
         if after == before and (before is None or (seen.entry and seen.entry.mode == PLAIN)):
-            return self._unchanged(seen.head, path)
-        line = subject if isinstance(subject, str) else subject(before, after)
-        made = self._commit(seen, path, after, author, scrub(line))
+            return self._unchanged(seen, path)
+        if wanted.first is None:
+            wanted.first = seen
+        elif wanted.first.entry != seen.entry:
+            raise Overtaken(path, self._last_change(wanted.first.head, path), self._last_change(seen.head, path))
+        line = wanted.subject if isinstance(wanted.subject, str) else wanted.subject(before, after)
+        message = "\n\n".join(part for part in (scrub(line), wanted.body.strip()) if part)
+        made = self._commit(seen, path, after, wanted.author, message)
         if not self._source.publish(made.commit.sha, seen.head):
             return None
         return self._landed(made, path)
@@ -176,8 +332,8 @@ class SpecStore:
         done = self._source.follow(made, path)
         if done is None and split_path(path) is not None:
             raise SourceUnreachable(f"commit {made.commit.sha} was taken off the branch as soon as it was on it")
-        sha = made.commit.sha
-        return Written(commit=sha, changed=True, revision=sha, identity=done.identity if done else None)
+        sha, after = made.commit.sha, made.changes[0].after
+        return Written(sha, True, sha, done.identity if done else None, after.blob if after else None)
 
     def _look(self, path: str) -> _Seen | None:
         """Read what a write at `path` stands on; None where the branch moved while it was read.
@@ -208,7 +364,7 @@ class SpecStore:
             content = contents[-1] if small else self._git.blobs([file.id], MAX_BLOB_BYTES)[file.id]
         return _Seen(head.id, _committed_at(commit), trees, content, entries[-1])
 
-    def _commit(self, seen: _Seen, path: str, after: bytes | None, author: str, subject: str) -> RawCommit:
+    def _commit(self, seen: _Seen, path: str, after: bytes | None, author: str, message: str) -> RawCommit:
         """Store a commit on top of what was seen."""
         *folders, name = (part.encode() for part in path.split("/"))
         objects: list[tuple[Kind, bytes]] = []
@@ -233,33 +389,33 @@ class SpecStore:
             f"author {author} <{author.replace(' ', '.')}@users.argus> {at} +0000",
             f"committer {API_NAME} <{API_EMAIL}> {at} +0000",
             "",
-            f"{subject}\n",
+            f"{message}\n",
         ]
         content = "\n".join(lines).encode()
         objects.append(("commit", content))
         self._git.write_objects(objects)
         sha = object_id("commit", content)
-        commit = Commit(
-            sha=sha, author=author, committed_at=moment(str(at)), source="api", subject=clean(subject.encode())
-        )
+        subject = clean(message.partition("\n")[0].encode())
+        commit = Commit(sha=sha, author=author, committed_at=moment(str(at)), source="api", subject=subject)
         return RawCommit(commit, seen.head, (PathChange(path, seen.entry, written),))
 
-    def _unchanged(self, head: str | None, path: str) -> Written | None:
-        """Say who last changed a file that stays as it is at `head`; None where the branch has moved on."""
-        if head is None:
-            return Written(commit=None, changed=False, revision=None, identity=None)
-        if split_path(path) is None:
-            out = self._git.run("log", "-1", "--first-parent", "--format=%H", "--end-of-options", head, "--", path)
-            return Written(commit=out.decode().strip() or None, changed=False, revision=head, identity=None)
+    def _unchanged(self, seen: _Seen, path: str) -> Written | None:
+        """Say who last changed a file that stays as it is; None where the branch has moved on."""
+        blob = seen.entry.blob if seen.entry else None
+        if seen.head is None or split_path(path) is None:
+            return Written(self._last_change(seen.head, path), False, seen.head, None, blob)
         revision, file = self._source.at(path)
-        if revision != head:
+        if revision != seen.head:
             return None
-        return Written(
-            commit=file.commit.sha if file else None,
-            changed=False,
-            revision=head,
-            identity=file.identity if file else None,
-        )
+        commit, identity = (file.commit.sha, file.identity) if file else (None, None)
+        return Written(commit, False, seen.head, identity, blob)
+
+    def _last_change(self, head: str | None, path: str) -> str | None:
+        """Give the commit that last changed a file, as of `head`."""
+        if head is None:
+            return None
+        out = self._git.run("log", "-1", "--first-parent", "--format=%H", "--end-of-options", head, "--", path)
+        return out.decode().strip() or None
 
 
 def _entry(tree: bytes, name: str) -> Entry | None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from reconciler.core.entities import Deployment, Event, Identity, Record, SpecFile, State
 from reconciler.names import APP_NAME
 from reconciler.ports import PlatformStatus
-from reconciler.spec import ServingSpec, SpecRejected, resolved_yaml
+from reconciler.spec import ServingSpec, SpecRejected, UpdateStrategy, resolved_yaml
 from webapi import schemas
 
 _GONE = {State.DELETING, State.DELETED}
@@ -73,8 +73,8 @@ def effective_spec(model: Model) -> ServingSpec | None:
     return model.record.spec if model.record is not None else None
 
 
-def serving_model(model: Model, openai_base_url: str) -> schemas.ServingModel:
-    """Give the ServingModel of the API's reference."""
+def serving_model(model: Model, openai_base_url: str, now: datetime) -> schemas.ServingModel:
+    """Give the ServingModel of the API's reference. `now` is for how long something has been under way."""
     identity, spec = model.identity, effective_spec(model)
     return schemas.ServingModel(
         model_key=identity.model_key,
@@ -93,6 +93,8 @@ def serving_model(model: Model, openai_base_url: str) -> schemas.ServingModel:
         updated_at=max(_times(model)),
         commit=commit(model),
         serving_commit=_serving_commit(model.record),
+        progress=_progress(model, now),
+        blob=model.file.blob if model.file else None,
     )
 
 
@@ -109,13 +111,22 @@ def written(model: Model) -> schemas.ModelWritten:
 
 
 def detail(
-    model: Model, events: Sequence[Event], status: PlatformStatus | None, openai_base_url: str
+    model: Model,
+    events: Sequence[Event],
+    status: PlatformStatus | None,
+    openai_base_url: str,
+    now: datetime,
+    *,
+    update_strategy: UpdateStrategy = "auto",
 ) -> schemas.ModelDetail:
-    """Give a model's detail. `events` are in order of time; `status` is None before the reconciler's first pass."""
+    """Give a model's detail. `events` are in order of time; `status` is None before the reconciler's first pass.
+
+    `update_strategy` is the platform's, for specs that do not say.
+    """
     spec = effective_spec(model)
     return schemas.ModelDetail(
-        model=serving_model(model, openai_base_url),
-        resolved_spec_yaml=resolved_yaml(spec) if spec else None,
+        model=serving_model(model, openai_base_url, now),
+        resolved_spec_yaml=resolved_yaml(spec, update_strategy) if spec else None,
         events=[event_view(event) for event in events],
         serve_status=schemas.ModelServeStatus(
             app_name=APP_NAME,
@@ -137,8 +148,19 @@ def event_view(event: Event) -> schemas.ModelEvent:
     )
 
 
-def platform(models: Iterable[Model], head: str | None, status: PlatformStatus | None) -> schemas.PlatformSummary:
-    """Give the platform's summary. `head` is the revision of the branch, None while it is unborn."""
+def platform(
+    models: Iterable[Model],
+    head: str | None,
+    status: PlatformStatus | None,
+    *,
+    fetched_at: datetime | None = None,
+    trouble: str | None = None,
+    events: Sequence[Event] = (),
+) -> schemas.PlatformSummary:
+    """Give the platform's summary. `head` is the revision of the branch, None while it is unborn.
+
+    `fetched_at` and `trouble` are about the copy of a remote repository, `events` those that are about no model.
+    """
     counted = Counter(state(model) for model in models)
     return schemas.PlatformSummary(
         app=schemas.AppSummary(
@@ -147,11 +169,14 @@ def platform(models: Iterable[Model], head: str | None, status: PlatformStatus |
             message=status.app_message if status else "the reconciler has not made a pass yet",
         ),
         gpus=schemas.GpuSummary(total=status.total_gpus, free=status.free_gpus) if status else None,
-        revision=schemas.RevisionSummary(head=head, last_seen=status.revision if status else None),
+        revision=schemas.RevisionSummary(
+            head=head, last_seen=status.revision if status else None, fetched_at=fetched_at, error=trouble
+        ),
         models={each: counted[each] for each in State if each is not State.DELETED},
         reconciler=schemas.ReconcilerSummary(
             last_pass_at=status.seen_at if status else None, error=status.error if status else None
         ),
+        events=[event_view(event) for event in events],
     )
 
 
@@ -159,6 +184,25 @@ def _error_summary(model: Model) -> str | None:
     if model.is_ahead:
         return model.spec.message if isinstance(model.spec, SpecRejected) else None
     return model.record.error_summary if model.record else None
+
+
+def _progress(model: Model, now: datetime) -> schemas.ModelProgress | None:
+    record = model.record
+    if record is None or model.is_ahead or model.file is None:
+        return None
+    waiting = record.waiting
+    if waiting is None and record.state is not State.DEPLOYING:
+        return None
+    loading = record.deployment.phase if record.deployment is not None else None
+    return schemas.ModelProgress(
+        phase=loading if record.state is State.DEPLOYING else "waiting",
+        since=record.since,
+        elapsed_s=max(0, int((now - record.since).total_seconds())) if record.since is not None else None,
+        estimated_s=record.load_estimate_s,
+        position=waiting.position if waiting is not None else None,
+        needs_gpus=waiting.needs_gpus if waiting is not None else None,
+        free_gpus=waiting.free_gpus if waiting is not None else None,
+    )
 
 
 def _times(model: Model) -> list[datetime]:

@@ -24,6 +24,8 @@ class Effect(StrEnum):
     """The file cannot be used; whatever runs of the model goes on."""
     WAIT = "wait"
     """There is no room; whatever runs of the model goes on."""
+    BLOCK = "block"
+    """It cannot be done as things are, however long one waits; whatever runs of the model goes on."""
     FAIL = "fail"
     """The model's folder cannot be served; whatever runs of the model goes on."""
     HOLD = "hold"

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 from reconciler.spec import ServingSpec, SpecRejected
 
 WrittenBy: TypeAlias = Literal["api", "git"]
+Phase: TypeAlias = Literal["scheduling", "loading", "warming_up"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,8 @@ class Deployment:
     starting: int
     stopping: int
     message: str
+    phase: Phase | None = None
+    """How far the replicas are that start: the least of them counts. None where nothing starts or nobody can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,10 @@ class State(StrEnum):
     DELETED = "DELETED"
 
 
+PLATFORM = ""
+"""The model key of events that are about no single model."""
+
+
 class EventType(StrEnum):
     """What can happen to a model. Past tense, but for the requests, which say what a commit asked for."""
 
@@ -203,11 +210,15 @@ class EventType(StrEnum):
     REPLICAS_LOST = "REPLICAS_LOST"
     RECOVERED = "RECOVERED"
     DELETED = "DELETED"
+    HISTORY_REWRITTEN = "HISTORY_REWRITTEN"
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a model, with the commit that caused it and who wrote that commit."""
+    """Something that happened to a model, with the commit that caused it and who wrote that commit.
+
+    What happened to the platform as a whole has `PLATFORM` for its model key and no user.
+    """
 
     event_type: EventType
     model_key: str
@@ -221,12 +232,30 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a version does not run, how often it was tried, and when it is tried again."""
+    """Why a version does not run, how often it was tried, and when it is tried again.
+
+    `recreated_for` is the commit for which an attempt took down what answered, None where none did: such an attempt
+    is not made again for the same commit (`core.plan.Hold`).
+    """
 
     version: str
     attempts: int
     retry_at: datetime
     message: str
+    recreated_for: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A model that wants more GPUs than it may take now, in numbers.
+
+    `position` is its place in line, from 1; None where no place helps because the cluster itself is too small.
+    `needs_gpus` is what is missing to it beyond what it holds, `free_gpus` what nobody holds.
+    """
+
+    needs_gpus: int
+    free_gpus: int
+    position: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +265,10 @@ class Record:
     `commit` is the revision that is wanted; `spec` what it says, None while no version of the file was ever
     acceptable, and the last acceptable one while `rejection` is set. `applied` is what the runtime was last asked
     to run, `serving` what last answered, each with its commit.
+
+    `asked_at` is when what is wanted was first seen: its place in line goes by that. `since` is when the start or the
+    wait that is under way began, and `load_estimate_s` how long such a start has taken before, in seconds; both None
+    where there is nothing to tell.
     """
 
     identity: Identity
@@ -252,3 +285,7 @@ class Record:
     failure: Failure | None = None
     error_summary: str | None = None
     deployment: Deployment | None = None
+    asked_at: datetime | None = None
+    since: datetime | None = None
+    load_estimate_s: int | None = None
+    waiting: Waiting | None = None

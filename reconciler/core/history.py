@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from reconciler.core.entities import ChangeKind, Commit, FileChange, SpecFile, Tree
-from reconciler.core.identity import Fingerprint, Keys, fingerprint
+from reconciler.core.identity import Carried, Fingerprint, Keys, fingerprint, identity_of
 from reconciler.names import split_path, user_of_path
 
 API_NAME = "Argus"
@@ -50,8 +50,10 @@ class RawCommit:
 class History:
     """A branch from its first commit to `head`. Owned and extended by one reader; what it gives out is immutable."""
 
-    def __init__(self, fingerprint: Fingerprint = fingerprint) -> None:
+    def __init__(self, fingerprint: Fingerprint = fingerprint, carried: Carried | None = None) -> None:
+        """Begin before the first commit. `carried` says who is who from its revision on, where that comes by."""
         self._keys = Keys(fingerprint)
+        self._carried = carried
         self._files: dict[str, SpecFile] = {}  # by path
         self._user_files: Counter[str] = Counter()
         self._changes: list[FileChange] = []
@@ -92,6 +94,37 @@ class History:
                     users=frozenset(self._user_files),
                 )
 
+    def holds(self, revision: str) -> bool:
+        """Say whether `revision` is a commit of this branch, along first parents."""
+        return revision in self._seen
+
+    def find(self, prefix: str) -> tuple[str, ...]:
+        """Give this branch's commits, along first parents, whose SHA begins with `prefix`."""
+        return (prefix,) if prefix in self._seen else tuple(sha for sha in self._seen if sha.startswith(prefix))
+
+    def life_of(self, model_key: str) -> tuple[FileChange, ...]:
+        """Give what commits did to one model's file, oldest first, from the one that brought it; () if unknown.
+
+        What happened before an identity was carried over is found by the path.
+        """
+        found: list[FileChange] = []
+        path = None
+        for change in reversed(self._changes):
+            if path is None and change.identity.model_key != model_key and self._key_at(change) != model_key:
+                continue
+            if path not in {None, change.identity.path}:
+                continue
+            path = change.identity.path
+            found.append(change)
+            if change.kind is ChangeKind.CREATED:
+                break
+        return tuple(reversed(found))
+
+    def _key_at(self, change: FileChange) -> str | None:
+        """Give the key of the model that is at a change's path today."""
+        file = self._files.get(change.identity.path)
+        return file.identity.model_key if file is not None else None
+
     def changes_since(self, revision: str) -> tuple[FileChange, ...] | None:
         """Give what happened after `revision`, oldest first; None where `revision` is not on this branch."""
         seen = self._seen.get(revision)
@@ -113,6 +146,14 @@ class History:
             self._apply(raw.commit, change)
         self._head = raw.commit.sha
         self._seen[raw.commit.sha] = len(self._changes)
+        if self._carried is not None and self._carried.revision == raw.commit.sha:
+            self._adopt(self._carried)
+
+    def _adopt(self, carried: Carried) -> None:
+        for path, key in carried.keys.items():
+            self._keys.take(key)
+            if path in self._files:
+                self._files[path] = replace(self._files[path], identity=identity_of(key, path))
 
     def _count(self, change: PathChange) -> None:
         user_id = user_of_path(change.path)

@@ -3,17 +3,21 @@
 Keys are handed out in the order in which files came onto the branch: commits along first parents, oldest first, and
 paths sorted within a commit. A key that was given once is never given again, so whoever folds the same history gets
 the same keys, on any machine and after any loss of the ledger.
+
+Where history itself was rewritten, the ledger remembers who was who (`Carried`, `core.rewrites`), and the fold goes on
+from there.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from reconciler.core.entities import Identity
-from reconciler.names import SpecName
+from reconciler.names import SpecName, split_path
 
 KEY_HEX_DIGITS = 4
 
@@ -24,6 +28,33 @@ Fingerprint = Callable[[str, str, int], str]
 def fingerprint(sha: str, path: str, attempt: int) -> str:
     """Give the hex digits that the model brought by commit `sha` at `path` asks for at its n-th attempt."""
     return hashlib.sha256(f"{sha}\n{path}\n{attempt}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Who the models at `revision` are, whatever the history before it says: model keys by path.
+
+    It names every spec file of that revision. A commit after it changes them as any commit does.
+    """
+
+    revision: str
+    keys: Mapping[str, str] = field(hash=False)
+
+
+def identity_of(model_key: str, path: str) -> Identity:
+    """Read the identity of the model at `path` from its key. Raises ValueError where the two do not belong together."""
+    name = split_path(path)
+    if name is None or not model_key.startswith(f"svc-{name.user_id}-"):
+        raise ValueError(f"no model at this path has the key {model_key:.120}")
+    stamp = model_key.removeprefix(f"svc-{name.user_id}-")[:15]
+    return Identity(
+        model_key=model_key,
+        model_id=f"{name.user_id}-{stamp[:8]}{stamp[9:13]}-{name.suffix}",
+        user_id=name.user_id,
+        suffix=name.suffix,
+        path=path,
+        created_at=datetime.strptime(stamp, "%Y%m%d-%H%M%S").replace(tzinfo=UTC),
+    )
 
 
 class Keys:
@@ -46,6 +77,11 @@ class Keys:
             path=path,
             created_at=at,
         )
+
+    def take(self, model_key: str) -> None:
+        """Never give out this key, which some model has already."""
+        stem, _, digits = model_key.rpartition("-")
+        self._taken[f"{stem}-"].add(digits)
 
     def _digits(self, stem: str, sha: str, path: str) -> str:
         """Take the first free digits that the fingerprint offers.

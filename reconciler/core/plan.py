@@ -1,7 +1,7 @@
 """The decision: which of its possible lives each model leads next. Equal arguments give equal plans.
 
-A model is decided on its own, by the first rung of the ladder in `_decide` that fits. Only room is shared: GPUs are
-given out in the order in which the models' commits came, so that a plan never starts what cannot fit.
+A model is decided on its own, by the first rung of the ladder in `_decide` that fits. Only room is shared
+(`core.sharing`): who wants more than they hold stands in line, and a plan never starts what cannot fit.
 """
 
 from __future__ import annotations
@@ -9,84 +9,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeAlias, assert_never
+from types import MappingProxyType
+from typing import assert_never
 
+from reconciler.core import room
+from reconciler.core.actions import Action, Hold, Idle, Keep, Refuse, Remove, Scale, Settle, Start, Wait
 from reconciler.core.desired import Wanted
-from reconciler.core.entities import (
-    App,
-    Cluster,
-    Commit,
-    Health,
-    Located,
-    Observation,
-    Record,
-    Unusable,
-    Workload,
-)
+from reconciler.core.entities import App, Cluster, Deployment, Health, Located, Observation, Record, Unusable, Workload
+from reconciler.core.estimates import LoadTimes
 from reconciler.core.retry import waits
+from reconciler.core.sharing import Ask, Ground, Sharing
 from reconciler.core.workload import engine_version, workload
+from reconciler.spec import UpdateStrategy
 
+__all__ = [
+    "Action",
+    "Hold",
+    "Idle",
+    "Keep",
+    "Plan",
+    "Refuse",
+    "Remove",
+    "Scale",
+    "Settle",
+    "Start",
+    "Wait",
+    "differs",
+    "plan",
+]
 
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """The model runs as wanted, or is on its way there. `commit` may be newer than the one it was started for."""
-
-    workload: Workload
-    commit: Commit
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A version that does not run yet: the model's first, or the replacement of another."""
-
-    workload: Workload
-    commit: Commit
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """The version that runs, with another number of replicas."""
-
-    workload: Workload
-    commit: Commit
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """The wanted version failed and waits for its next attempt; meanwhile `workload` (the last that answered) runs."""
-
-    workload: Workload | None
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """The model's folder cannot be served: a failed attempt without a start. `workload` goes on."""
-
-    workload: Workload | None
-    version: str
-    commit: Commit
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """There is no room. `workload` (what runs of this model) goes on."""
-
-    workload: Workload | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """No version of the file was ever accepted, so there is nothing to run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """The file is gone from the repository."""
-
-
-Action: TypeAlias = Keep | Start | Scale | Settle | Refuse | Wait | Idle | Remove
+_NONE_SEEN: Mapping[str, Deployment] = MappingProxyType({})
+_NO_LOADS = LoadTimes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +58,10 @@ def plan(
     cluster: Cluster,
     now: datetime,
     platform: str,
+    update_strategy: UpdateStrategy = "auto",
+    others_gpus: float = 0.0,
+    deployments: Mapping[str, Deployment] = _NONE_SEEN,
+    load_times: LoadTimes = _NO_LOADS,
 ) -> Plan:
     """Decide for every model that is wanted or known.
 
@@ -115,16 +72,29 @@ def plan(
         cluster: The GPUs there are.
         now: The time, for failed versions that wait.
         platform: What the platform's configuration adds to every engine (`core.workload`).
+        update_strategy: How models are updated whose spec does not say.
+        others_gpus: GPUs that others hold on the same Ray (`room.others`).
+        deployments: What Serve holds, so that a model of which the ledger knows nothing is taken over as it runs.
+        load_times: How long earlier starts took.
     """
-    held = {key: gpus for key in wanted if (gpus := _gpus(records.get(key)))}
     actions: dict[str, Action] = {}
-    for key in sorted(wanted, key=lambda key: (wanted[key].file.commit.committed_at, key)):
-        others = sum(gpus for other, gpus in held.items() if other != key)
-        room = int(cluster.total_gpus - others)
-        action = _decide(wanted[key], folders.get(key), records.get(key), room, now=now, platform=platform)
-        actions[key] = action
-        running = _workload(action)
-        held[key] = running.total_gpus if running else 0
+    asks: dict[str, Ask] = {}
+    for key, want in wanted.items():
+        decided = _decide(
+            want,
+            folders.get(key),
+            records.get(key),
+            deployments.get(key),
+            now=now,
+            platform=platform,
+            strategy=update_strategy,
+        )
+        if isinstance(decided, Ask):
+            asks[key] = decided
+        else:
+            actions[key] = decided
+    adopted = {key: action.workload for key, action in actions.items() if isinstance(action, Start)}
+    actions |= Sharing(wanted, records, adopted, Ground(cluster, others_gpus, load_times)).serve(asks)
     for key in records.keys() - wanted.keys():
         actions[key] = Remove()
     return Plan(actions=actions, app=_app(wanted, actions))
@@ -143,52 +113,45 @@ def differs(app: App, seen: Observation) -> bool:
     )
 
 
-def _decide(
+def _decide(  # noqa: PLR0911  one return a rung
     wanted: Wanted,
     folder: Located | Unusable | None,
     record: Record | None,
-    room: int,
+    seen: Deployment | None,
     *,
     now: datetime,
     platform: str,
-) -> Action:
+    strategy: UpdateStrategy,
+) -> Action | Ask:
+    """Take the first rung that fits. What may need room becomes an ask."""
     identity, commit = wanted.file.identity, wanted.file.commit
-    applied = record.applied if record else None
-    serving = record.serving if record else None
+    held = room.runs(record)
     if wanted.effective is None:
         return Idle()
     version = engine_version(wanted.effective, identity, platform)
     if record is not None and waits(record.failure, version, now):
-        return Settle(serving)
+        return Settle(record.serving)
     if not isinstance(folder, Located):
         reason = folder.reason if folder else "the model's folder was not looked for"
-        return Refuse(applied, version, commit, reason)
+        return Refuse(held, version, commit, reason)
     next_one = workload(wanted.effective, identity, folder, platform)
-    if applied is not None and applied.version == version:
-        next_one = replace(next_one, surge=applied.surge)
-        same_size = applied.num_replicas == next_one.num_replicas
-        return Keep(next_one, commit) if same_size else Scale(next_one, commit)
-    if next_one.total_gpus > room:
-        return Wait(applied, _no_room(next_one, room))
-    # 4 GPUs, a model on 2 of them and nobody else: an update to a version of 2 GPUs fits beside the old (2 + 2).
-    beside = room - (applied.total_gpus if applied else 0)
-    return Start(replace(next_one, surge=applied is None or next_one.gpus_per_replica <= beside), commit)
-
-
-def _no_room(workload: Workload, room: int) -> str:
-    needs = f"needs {workload.total_gpus} GPU{'s' * (workload.total_gpus != 1)}"
-    return (
-        f"waiting for room: {needs} ({workload.num_replicas} x {workload.gpus_per_replica}), {max(room, 0)} free for it"
-    )
-
-
-def _gpus(record: Record | None) -> int:
-    return record.applied.total_gpus if record and record.applied else 0
+    if seen is not None and room.unrecorded(record, seen):
+        # It runs: whatever the room, it must not be taken down. Replicas beyond those there are stand in line later.
+        if seen.version == version:
+            next_one = replace(next_one, num_replicas=max(1, min(next_one.num_replicas, seen.target_replicas)))
+        return Start(next_one, commit, is_adopted=seen.version == version and seen.health is Health.HEALTHY)
+    if held is not None and held.version == version:
+        next_one = replace(next_one, surge=held.surge)
+        if held.num_replicas == next_one.num_replicas:
+            return Keep(next_one, commit)
+        if held.num_replicas > next_one.num_replicas:
+            return Scale(next_one, commit)
+    return Ask(next_one, commit, wanted.effective.update_strategy or strategy)
 
 
 def _workload(action: Action) -> Workload | None:
     match action:
-        case Keep() | Start() | Scale() | Settle() | Refuse() | Wait():
+        case Keep() | Start() | Scale() | Settle() | Refuse() | Wait() | Hold():
             return action.workload
         case Idle() | Remove():
             return None

@@ -14,12 +14,14 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from reconciler.core import progress, requests
+from reconciler.core import progress, requests, room
 from reconciler.core.desired import Wanted, desired
 from reconciler.core.effects import Effect
 from reconciler.core.entities import (
     Cluster,
     Commit,
+    Deployment,
+    Health,
     Identity,
     Located,
     Record,
@@ -29,18 +31,21 @@ from reconciler.core.entities import (
     Unusable,
     Workload,
 )
+from reconciler.core.estimates import LoadTimes
 from reconciler.core.history import Entry, PathChange
 from reconciler.core.outcomes import outcome
 from reconciler.core.plan import Plan, plan
 from reconciler.errors import ArgusError
 from reconciler.names import SpecName, split_path, user_of_path
-from reconciler.spec import ServingSpec, SpecRejected
+from reconciler.spec import ServingSpec, SpecRejected, UpdateStrategy
 
 ANY_ROOM = Cluster(1e9, 1e9)
 """What is planned with where nobody knows the cluster: everything fits."""
 
 UNBORN = "0" * 40
 """The SHA that stands for the commit that would bring a change onto the branch."""
+
+_NO_LOADS = LoadTimes()
 
 Locate = Callable[[Mapping[str, Wanted], Mapping[str, Record]], Mapping[str, Located | Unusable]]
 """(what is wanted, what is known) -> the folders that a pass would look at, by model key."""
@@ -171,6 +176,8 @@ def foresee(
     cluster: Cluster | None,
     now: datetime,
     platform: str,
+    update_strategy: UpdateStrategy = "auto",
+    load_times: LoadTimes = _NO_LOADS,
 ) -> Preview:
     """Say what the next pass would do if `tree` were the branch's newest revision.
 
@@ -182,6 +189,8 @@ def foresee(
         cluster: The GPUs there are; None where nobody knows.
         now: The time, for failed versions that wait.
         platform: What the platform's configuration adds to every engine (`core.workload`).
+        update_strategy: How models are updated whose spec does not say.
+        load_times: How long earlier starts took.
     """
     wanted = desired(tree, parsed, records)
     known = progress.committed(records, wanted, {})
@@ -192,6 +201,10 @@ def foresee(
         cluster=cluster or ANY_ROOM,
         now=now,
         platform=platform,
+        update_strategy=update_strategy,
+        others_gpus=room.others(cluster, known.values(), None) if cluster else 0.0,
+        deployments={key: record.deployment for key, record in records.items() if record.deployment is not None},
+        load_times=load_times,
     )
     return preview(records, wanted, decided, cluster)
 
@@ -262,7 +275,14 @@ def _size(workload: Workload | None) -> Size:
 def _answering(record: Record) -> Record:
     if record.applied is None:
         return record
-    return replace(record, state=State.RUNNING, serving=record.applied, serving_commit=record.applied_commit)
+    up, count = record.applied, record.applied.num_replicas
+    return replace(
+        record,
+        state=State.RUNNING,
+        serving=up,
+        serving_commit=record.applied_commit,
+        deployment=Deployment(up.model_key, up.version, Health.HEALTHY, count, count, 0, 0, ""),
+    )
 
 
 def _stand_in(name: SpecName, path: str, at: datetime) -> Identity:

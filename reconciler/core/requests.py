@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeAlias
 
+from reconciler.core.desired import PLAIN_FILE
 from reconciler.core.entities import ChangeKind, Event, EventType, FileChange, Record, State, Tree
 from reconciler.engine_args import given
 from reconciler.spec import ServingSpec, SpecRejected
@@ -32,14 +33,15 @@ def between(records: Mapping[str, Record], tree: Tree) -> tuple[FileChange, ...]
     """Compare what the ledger knows with a tree, for a history that does not connect the two.
 
     What one or several commits did then shows as one change, at the commit that last touched the file; a removal
-    shows at the last commit that is known of the file.
+    shows at the last commit that is known of the file. Trees are compared, not commits: a file that a rewritten history
+    holds unchanged asks for nothing.
     """
     changes = []
     for key, file in tree.files.items():
         record = records.get(key)
         if record is None:
             changes.append(FileChange(ChangeKind.CREATED, file.identity, file.commit, None, file))
-        elif record.commit.sha != file.commit.sha:
+        elif record.blob != file.blob or (file.mode != PLAIN_FILE and record.rejection is None):
             changes.append(FileChange(ChangeKind.MODIFIED, file.identity, file.commit, None, file))
     for key, record in records.items():
         if key not in tree.files and record.state is not State.DELETING:
@@ -73,6 +75,7 @@ def _facts(spec: ServingSpec) -> dict[str, Any]:
         "model_source": spec.model_source,
         "num_replicas": spec.num_replicas,
         "gpus_per_replica": spec.gpus_per_replica,
+        "update_strategy": spec.update_strategy,
         "engine_kwargs": given(spec.engine_kwargs),
     }
 

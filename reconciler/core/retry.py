@@ -18,7 +18,8 @@ def next_failure(
     """
     attempts = before.attempts + 1 if before is not None and before.version == version else 1
     delay = delays_s[min(attempts, len(delays_s)) - 1]
-    return Failure(version=version, attempts=attempts, retry_at=now + timedelta(seconds=delay), message=message)
+    recreated_for = before.recreated_for if before is not None and before.version == version else None
+    return Failure(version, attempts, now + timedelta(seconds=delay), message, recreated_for)
 
 
 def waits(failure: Failure | None, version: str, now: datetime) -> bool:

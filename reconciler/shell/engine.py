@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import logging
+import traceback
 from typing import Any
 
 import httpx
@@ -11,10 +14,17 @@ from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 from vllm.utils.system_utils import set_ulimit
 
+from reconciler.core.root_cause import explain
 from reconciler.core.wire import SECRET_HEADER
 from reconciler.shell.engine_app import fit
+from reconciler.shell.engine_log import ReplicaOutput
 from reconciler.shell.front_secret import front_secret
 from reconciler.shell.replica_server import ReplicaServer
+
+log = logging.getLogger(__name__)
+
+LAST_WORDS_S = 0.5
+"""How long the processes of an engine that failed may take to say their last words."""
 
 FIRST_ANSWER_LIMIT_S = 300.0
 """How long the first answer may take. It takes 14 s on a CPU; kernels that are compiled for a GPU take minutes."""
@@ -41,14 +51,27 @@ class ModelServer(LLMServer):
         self._version = version
         self._drain_s = drain_s
         self._server: ReplicaServer | None = None
+        self._output = ReplicaOutput()
+        try:
+            self._output.announce(model_key)
+        except Exception as error:  # a model is not kept from starting by what would only be shown of it
+            log.warning("this engine's log will not be collected: %s: %s", type(error).__name__, error)
         await super().__init__(llm_config, **kwargs)
 
     async def start(self) -> None:
         """Start the engine and its HTTP server, and let it answer once.
 
-        Raises RuntimeError: with the engine's own words where it does not answer, and before the engine starts where
-        there is no secret to know fronts by.
+        Raises RuntimeError that says in the engine's own words why it does not start or answer (`root_cause.explain`).
         """
+        try:
+            await self._start()
+        except Exception as error:
+            traceback.print_exc()  # whole, for the log; what is raised goes to the model's owner
+            await asyncio.sleep(LAST_WORDS_S)
+            words = explain(_said(error), self._output.lines(), kernel_killed=self._output.kernel_killed())
+            raise RuntimeError(words) from None
+
+    async def _start(self) -> None:
         secret = front_secret()
         # Ray would download the model in a worker process of its own, which takes 20 s of imports to find a folder.
         self._llm_config.get_or_create_callback().ctx.run_init_node = False
@@ -114,6 +137,11 @@ async def _answer(address: str, secret: str, path: str, body: dict[str, Any]) ->
         raise RuntimeError(f"the engine started but does not answer: {type(error).__name__}: {error}") from error
     if answer.status_code != httpx.codes.OK:
         raise RuntimeError(f"the engine started but does not answer: {_words(answer)}")
+
+
+def _said(error: Exception) -> str:
+    """Give an exception as text, with its type where the text alone would not be a sentence."""
+    return str(error) if type(error) in {RuntimeError, ValueError} else f"{type(error).__name__}: {error}"
 
 
 def _words(answer: httpx.Response) -> str:

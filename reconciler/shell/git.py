@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a machine without git gets our error, not an ImportError
 
@@ -54,9 +54,15 @@ _CONFIG = {
 }
 
 _KEPT_VARIABLES = re.compile(
-    r"GIT_(?:SSH|SSH_COMMAND|SSH_VARIANT|ASKPASS|SSL_.*|PROXY_.*|HTTP_.*|EXEC_PATH|PYTHON_.*)\Z"
+    r"GIT_(?:SSH|SSH_COMMAND|SSH_VARIANT|ASKPASS|SSL_(?!NO_VERIFY).*|PROXY_.*|HTTP_.*|EXEC_PATH|PYTHON_.*)\Z"
 )
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
+_DAMAGE = re.compile(
+    rb"is corrupt|corrupted|is empty|bad object|bad ref|bad tree|broken|unable to read|inflate|could not parse"
+    rb"|missing (?:blob|tree|commit)|garbage|object file|does not match index|unable to unpack|cannot be read"
+    rb"|not in the spec repository"
+)
+_REMOTE_VERBS = frozenset({"fetch", "push"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _OBJECT_ID = re.compile(r"[0-9a-f]{40}\Z")
 _MESSAGE_LIMIT = 300
@@ -76,6 +82,11 @@ class Outcome:
         lines = [line for line in self.err.decode(errors="replace").splitlines() if not line.startswith("remote:")]
         said = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines or ["no reason given"]
         return scrub(said[0])
+
+    @property
+    def tells_of_damage(self) -> bool:
+        """Say whether git complains of what lies on this disk, as after a power failure."""
+        return self.status != 0 and _DAMAGE.search(self.err) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +114,18 @@ def is_object_id(text: str) -> bool:
     return _OBJECT_ID.match(text) is not None
 
 
+class RemoteAccess(Protocol):
+    """What a command needs that goes to a remote (`shell.access`). Both raise SourceUnreachable."""
+
+    def config(self) -> Mapping[str, str]:
+        """Give git's configuration, secrets included."""
+        ...
+
+    def environment(self) -> Mapping[str, str]:
+        """Give variables of the environment."""
+        ...
+
+
 class Git:
     """Git commands on one bare repository, each with a time limit.
 
@@ -111,10 +134,20 @@ class Git:
     configuration, and its object database writes without fsync under names that `git gc` does not know as garbage.
     """
 
-    def __init__(self, folder: Path, timeout_s: float, config: Mapping[str, str] | None = None) -> None:
-        """Run commands on the bare repository `folder`, each for at most `timeout_s`, with `config` on top of ours."""
+    def __init__(
+        self,
+        folder: Path,
+        timeout_s: float,
+        config: Mapping[str, str] | None = None,
+        access: RemoteAccess | None = None,
+    ) -> None:
+        """Run commands on the bare repository `folder`, each for at most `timeout_s`, with `config` on top of ours.
+
+        `access` is asked at each command that goes to a remote, and only those hear of it.
+        """
         self.folder = folder
         self.timeout_s = timeout_s
+        self._access = access
         self._starter: _GitPythonGit = gitpython.Git(folder)
         settings = {**_CONFIG, **(config or {})}
         self._environment = {
@@ -127,9 +160,8 @@ class Git:
         }
         if not {"GIT_SSH", "GIT_SSH_COMMAND"} & os.environ.keys():
             self._environment["GIT_SSH_COMMAND"] = "ssh -oBatchMode=yes"  # ssh asks nobody for a password either
-        for number, (key, value) in enumerate(settings.items()):
-            self._environment[f"GIT_CONFIG_KEY_{number}"] = key
-            self._environment[f"GIT_CONFIG_VALUE_{number}"] = value
+        self._environment |= _as_environment(settings, 0)
+        self._settings = len(settings)
 
     def attempt(self, *arguments: str, stdin: bytes = b"") -> Outcome:
         """Run one command and give what it left, whatever its status. Raises SourceUnreachable, also past the limit."""
@@ -228,20 +260,29 @@ class Git:
 
     def _start(self, arguments: Sequence[str]) -> gitpython.Git.AutoInterrupt:
         """Start a process. GitPython's wrapper has its Popen's methods, and ends the process when it is dropped."""
-        command = [*self._without_inherited(), "git", f"--git-dir={self.folder}", *arguments]
+        environment = self._environment if arguments[0] not in _REMOTE_VERBS else self._with_access()
+        command = [*self._without_inherited(environment), "git", f"--git-dir={self.folder}", *arguments]
         try:
             return self._starter.execute(
-                command, istream=subprocess.PIPE, as_process=True, env=self._environment, start_new_session=True
+                command, istream=subprocess.PIPE, as_process=True, env=environment, start_new_session=True
             )
         except (gitpython.GitCommandNotFound, OSError) as error:
             raise SourceUnreachable(f"git {arguments[0]} cannot be started: {type(error).__name__}") from None
 
-    def _without_inherited(self) -> list[str]:
+    def _with_access(self) -> dict[str, str]:
+        """Give the environment of a command that goes to the remote. Raises SourceUnreachable."""
+        if self._access is None:
+            return self._environment
+        secret = self._access.config()
+        count = {"GIT_CONFIG_COUNT": str(self._settings + len(secret))}
+        return {**self._environment, **_as_environment(secret, self._settings), **count, **self._access.environment()}
+
+    def _without_inherited(self, environment: Mapping[str, str]) -> list[str]:
         """Give the words that keep inherited GIT_* variables from git (a hook's GIT_DIR would redirect us).
 
         GitPython hands the whole environment on and can only add to it; usually there is nothing to take away.
         """
-        inherited = (name for name in os.environ if name.startswith("GIT_") and name not in self._environment)
+        inherited = (name for name in os.environ if name.startswith("GIT_") and name not in environment)
         unwanted = [name for name in inherited if not _KEPT_VARIABLES.match(name)]
         return ["env", *(word for name in unwanted for word in ("-u", name))] if unwanted else []
 
@@ -281,14 +322,18 @@ class Git:
                     lock.unlink(missing_ok=True)
 
     @contextmanager
-    def exclusive(self, name: str) -> Iterator[None]:
-        """Be the only process of this machine inside, for at most `timeout_s` of waiting. Raises SourceUnreachable.
+    def exclusive(self, name: str, *, beside: bool = False, wait_s: float | None = None) -> Iterator[None]:
+        """Be the only process of this machine inside, for at most `wait_s` of waiting. Raises SourceUnreachable.
 
-        The file stays, the lock on it does not: it belongs to an open file, so it ends with the process at the latest.
+        `wait_s` is the commands' own time limit where it is not given. The file lies in the repository, or `beside` it
+        where the repository itself may be replaced. It stays, the lock on it does not: it belongs to an open file, so
+        it ends with the process at the latest.
         """
-        deadline = time.monotonic() + self.timeout_s
+        limit_s = self.timeout_s if wait_s is None else wait_s
+        deadline = time.monotonic() + limit_s
+        file = self.folder.with_name(f"{self.folder.name}.{name}.flock") if beside else self.folder / f"{name}.flock"
         try:
-            opened = os.open(self.folder / f"{name}.flock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            opened = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise SourceUnreachable(f"{name} cannot be locked: {type(error).__name__}") from None
         try:
@@ -298,11 +343,25 @@ class Git:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise SourceUnreachable(f"{name} is held for more than {self.timeout_s:g} s") from None
+                        raise SourceUnreachable(f"{name} is held for more than {limit_s:g} s") from None
                     time.sleep(0.005)
             yield
         finally:
             os.close(opened)
+
+
+def tells_of_damage(error: SourceUnreachable) -> bool:
+    """Say whether an error of this module may come from what lies on this disk."""
+    return _DAMAGE.search(str(error).encode()) is not None
+
+
+def _as_environment(settings: Mapping[str, str], first: int) -> dict[str, str]:
+    """Write configuration as git reads it from its environment, numbered from `first`."""
+    found = {}
+    for number, (key, value) in enumerate(settings.items(), first):
+        found[f"GIT_CONFIG_KEY_{number}"] = key
+        found[f"GIT_CONFIG_VALUE_{number}"] = value
+    return found
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ The store lives and dies with Ray's GCS, as the replicas do. `KvReader` goes to 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
@@ -24,9 +25,14 @@ TIMEOUT_S = 5.0
 class KvBoard:
     """Puts the routing table up. Needs a connection to Ray."""
 
+    def __init__(self, confirm: Callable[[], None] = lambda: None) -> None:
+        """Publish only after `confirm`, which raises NotLeader or LedgerUnreachable: Ray's store knows no leases."""
+        self._confirm = confirm
+
     def publish(self, table: RoutingTable) -> None:
-        """Put up a table in place of the last one. Raises RuntimeUnreachable."""
+        """Put up a table in place of the last one. Raises RuntimeUnreachable, and what `confirm` raises."""
         document = table.to_json().encode()
+        self._confirm()
         try:
             _put(DOCUMENT, document)
             _put(DIGEST, _digest(document))

@@ -15,13 +15,24 @@ from typing import Any
 from ray.llm._internal.serve.core.configs.accelerators import AcceleratorType
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
-from reconciler.core import answers, routes, wire
+from reconciler.core import answers, log_lines, root_cause, routes, wire
 from reconciler.core.entities import Workload
 from reconciler.errors import SettingsError
 from reconciler.settings import LlmSettings
-from reconciler.shell import engine, engine_app, front_secret, replica_server
+from reconciler.shell import engine, engine_app, engine_log, front_secret, replica_server
 
-BY_VALUE: tuple[ModuleType, ...] = (engine, engine_app, replica_server, front_secret, answers, routes, wire)
+BY_VALUE: tuple[ModuleType, ...] = (
+    engine,
+    engine_app,
+    engine_log,
+    replica_server,
+    front_secret,
+    answers,
+    log_lines,
+    root_cause,
+    routes,
+    wire,
+)
 """Modules of ours that run in replicas: they go to the cluster with what `deployer` gives."""
 
 HEALTH_CHECK_S = 5

@@ -79,6 +79,7 @@ class ServeRuntime:
         *,
         front: FrontKind,
         follow: Callable[[Iterable[str]], None] = lambda _keys: None,
+        confirm: Callable[[], None] = lambda: None,
     ) -> None:
         """Remember where the cluster is; `connect` goes there.
 
@@ -91,6 +92,7 @@ class ServeRuntime:
             front: Who takes users' requests. With `haproxy` Serve listens nowhere and the root has no process.
             follow: Is told the keys of all models that are deployed, whenever they were applied or observed
                 (`ReplicaWatch.follow`).
+            confirm: Is called at the last moment before Serve is told anything, and may refuse by raising.
         """
         self._serving = serving
         self._address = address
@@ -98,6 +100,7 @@ class ServeRuntime:
         self._by_value = (*BY_VALUE, *by_value)
         self._front = front
         self._follow = follow
+        self._confirm = confirm
         self._secret: str | None = None
         self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="serve")
         self._lost = False
@@ -234,6 +237,7 @@ class ServeRuntime:
     def _apply(self, app: App) -> None:
         models = {key: self._model(workload) for key, workload in app.workloads.items()}
         target = RunTarget(self._root(models), name=APP_NAME, route_prefix="/" if self._front == "ray" else None)
+        self._confirm()
         # `serve.run` is this very call, and then waits without a limit until everything runs.
         run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         self._follow(models)

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-import math
 import re
+import secrets
+import shutil
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from reconciler.core.entities import Commit, FileChange, SpecFile, Tree
 from reconciler.core.history import API_EMAIL, API_NAME, Entry, History, PathChange, RawCommit
-from reconciler.core.identity import moment
+from reconciler.core.identity import Carried, moment
 from reconciler.errors import Moved, SourceUnreachable
 from reconciler.ports import Reading
 from reconciler.settings import Settings
-from reconciler.shell.git import Git, Outcome, clean, is_object_id
+from reconciler.shell.access import Access
+from reconciler.shell.fetching import IMPATIENT_PAUSE_S, LONGEST_PAUSE_S, Fetcher
+from reconciler.shell.git import Git, Outcome, clean, is_object_id, tells_of_damage
+
+T = TypeVar("T")
 
 MIRROR_FOLDER = "spec-mirror.git"
+FETCHED = "argus-fetched"
+"""A file in the mirror. Its time is when the mirror was last brought up to date, by whichever process."""
+
+PATIENCE_S = 5.0
+"""How long a pass waits for a remote, in seconds, before it goes on with what was last fetched."""
+
+READ_PATIENCE_S = 2.0
+"""The same for a request that only reads."""
+
+HEAL_EVERY_S = 60.0
+"""How often, at most, a mirror is looked at for damage and thrown away."""
 
 # Where git would see a host: `scheme://…`, or `host:path` without a slash before the colon.
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]+:")
@@ -47,50 +65,129 @@ class GitSource:
     branch did not move, two where it did. It is walked anew where the branch no longer continues what was read.
     """
 
-    def __init__(self, url: str, *, home: Path, branch: str = "main", timeout_s: float = 30) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        home: Path,
+        branch: str = "main",
+        timeout_s: float = 30,
+        access: Access | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         """Read `branch` of `url`. `timeout_s` limits each git command, not a whole read.
 
-        Credentials belong into ssh, ~/.netrc or GIT_ASKPASS: git itself shows a URL's in its process list.
+        `patience_s` is how long a reader waits for a remote of which there is a copy.
+
+        Credentials belong into `access`: git itself shows a URL's in its process list.
         """
         self.branch = branch
         self.remote = is_remote(url)
-        if self.remote:
-            self.git = Git(home / MIRROR_FOLDER, timeout_s, {f"remote.{_REMOTE_NAME}.url": url})
-        else:
-            self.git = Git(Path(url).absolute(), timeout_s)
         self.timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._config = {f"remote.{_REMOTE_NAME}.url": url} if self.remote else {}
+        self._access = access
+        self.git = self._at(home / MIRROR_FOLDER if self.remote else Path(url).absolute())
         self._lock = threading.Lock()
+        self._carried: Carried | None = None
         self._history = History()
-        self._fetched_at = -math.inf
+        self._fetcher = Fetcher(self._fetch)
+        self._longest_pause_s = LONGEST_PAUSE_S
+        self._healed_at: float | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Give the source that the configuration names."""
         repo = settings.spec_repo
-        return cls(settings.spec_repo_url, home=settings.home, branch=repo.branch, timeout_s=repo.timeout_s)
+        access = Access.from_settings(settings)
+        return cls(
+            settings.spec_repo_url, home=settings.home, branch=repo.branch, timeout_s=repo.timeout_s, access=access
+        )
 
-    def read(self, since: str | None) -> Reading:
-        """Keep `ports.Source.read`."""
+    def read(self, since: str | None, carried: Carried | None = None) -> Reading:
+        """Keep `ports.Source.read`. A remote that hangs holds it up for `patience_s`."""
+        trouble = None
+        pause_s, self._longest_pause_s = self._longest_pause_s, LONGEST_PAUSE_S
+        try:
+            self.fetch(patience_s=self._patience_s, longest_pause_s=pause_s)
+        except SourceUnreachable as error:
+            if since is None:
+                raise
+            trouble = str(error)
         with self._lock:
-            self._advance(fetch=True)
+            self._set_carried(carried)
+            if trouble is not None:
+                self._advance_to_copy(trouble, since)
+                trouble = f"the spec repository does not answer, so its last known revision counts: {trouble}"
+            else:
+                self._advance()
             changes = self._history.changes_since(since) if since is not None else None
-            return Reading(tree=self._history.tree, changes=changes)
+            return Reading(tree=self._history.tree, changes=changes, trouble=trouble)
+
+    def hurry(self) -> None:
+        """Keep `ports.Source.hurry`."""
+        self._longest_pause_s = 0.0
 
     def tree(self, *, max_age_s: float = 0) -> Tree:
-        """Read the newest revision. Raises SourceUnreachable.
+        """Read the newest revision, or the last known one of a remote that does not answer. Raises SourceUnreachable.
 
         A mirror that this process fetched within the last `max_age_s` seconds is read as it is; a local repository is
-        always current.
+        always current. A remote that hangs holds it up for `READ_PATIENCE_S`.
         """
+        trouble = None
+        try:
+            self.fetch(patience_s=min(READ_PATIENCE_S, self._patience_s), max_age_s=max_age_s)
+        except SourceUnreachable as error:
+            trouble = str(error)
         with self._lock:
-            self._advance(fetch=time.monotonic() - self._fetched_at > max_age_s)
+            if trouble is not None:
+                self._advance_to_copy(trouble)
+            else:
+                self._advance()
             return self._history.tree
 
     def at(self, path: str) -> tuple[str | None, SpecFile | None]:
         """Give the newest revision that this machine has, and its spec file at `path`. Raises SourceUnreachable."""
         with self._lock:
-            self._advance(fetch=False)
+            self._advance()
             return self._history.head, self._history.at(path)
+
+    @property
+    def carried(self) -> Carried | None:
+        """The identities that history is read with."""
+        return self._carried
+
+    def carry(self, carried: Carried | None) -> None:
+        """Read history with these identities from now on (`core.identity.Carried`)."""
+        with self._lock:
+            self._set_carried(carried)
+
+    def holds(self, revision: str) -> bool:
+        """Say whether what was read last has this commit on its branch."""
+        with self._lock:
+            return self._history.holds(revision)
+
+    def find(self, prefix: str) -> tuple[str, ...]:
+        """Give the branch's commits, as of what was read last, whose SHA begins with `prefix`."""
+        with self._lock:
+            return self._history.find(prefix)
+
+    def life_of(self, model_key: str) -> tuple[FileChange, ...]:
+        """Give what commits did to a model's file, oldest first, as of what was read last."""
+        with self._lock:
+            return self._history.life_of(model_key)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the remote could not be fetched the last time; None where it could."""
+        return self._fetcher.trouble
+
+    def fetched_at(self) -> datetime | None:
+        """Say when the mirror was last brought up to date (UTC); None for a local repository, or if it never was."""
+        try:
+            return datetime.fromtimestamp((self.git.folder / FETCHED).stat().st_mtime, tz=UTC) if self.remote else None
+        except OSError:
+            return None
 
     def follow(self, published: RawCommit, path: str) -> FileChange | None:
         """Say what a commit that was just published did to the spec file at `path`. Raises SourceUnreachable.
@@ -101,37 +198,124 @@ class GitSource:
             if published.parent == self._history.head:
                 self._history.extend([published])
             elif self._history.change_by(published.commit.sha, path) is None:  # another thread may have read it already
-                self._advance(fetch=False)
+                self._advance()
             return self._history.change_by(published.commit.sha, path)
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
         """Keep `ports.Source.blobs`."""
-        return self.git.blobs(ids, max_bytes)
+        wanted = list(ids)
+        return self._healing(lambda: self.git.blobs(wanted, max_bytes))
 
-    def fetch(self) -> None:
-        """Bring the mirror up to date; nothing to do for a local repository. Raises SourceUnreachable."""
-        if not self.remote:
-            return
-        ref = f"refs/heads/{self.branch}"
+    def fetch(
+        self,
+        *,
+        patience_s: float | None = None,
+        max_age_s: float = 0,
+        longest_pause_s: float = LONGEST_PAUSE_S,
+    ) -> None:
+        """Bring the mirror up to date (`Fetcher.bring`); nothing to do for a local repository.
+
+        `patience_s` is `timeout_s` where it is not given. Raises SourceUnreachable.
+        """
+        if self.remote:
+            patience_s = self.timeout_s if patience_s is None else patience_s
+            self._fetcher.bring(patience_s=patience_s, max_age_s=max_age_s, longest_pause_s=longest_pause_s)
+
+    def refuse_if_stuck(self) -> None:
+        """Raise SourceUnreachable where a fetch from the remote has been under way for too long."""
+        self._fetcher.refuse_if_stuck()
+
+    def fetch_for_write(self) -> None:
+        """Bring the mirror up to date for somebody who cannot go on without. Raises SourceUnreachable."""
+        self.fetch(longest_pause_s=IMPATIENT_PAUSE_S)
+
+    def _at(self, folder: Path) -> Git:
+        return Git(folder, self.timeout_s, self._config, self._access)
+
+    def _fetch(self) -> None:
         try:
-            self.git.folder.mkdir(parents=True, exist_ok=True)
+            self.git.folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SourceUnreachable(f"the mirror cannot be made: {type(error).__name__}") from None
-        with self.git.exclusive("argus-fetch"):
+        with self.git.exclusive("argus-fetch", beside=True):
             if not all((self.git.folder / part).exists() for part in ("HEAD", "config", "objects", "refs")):
-                self.git.run("init", "--quiet", "--bare", "--template=", f"--initial-branch={self.branch}")
+                self._make(self.git)
             self.git.clear_stale_locks(self.branch)
-            outcome = self.git.attempt(
-                "fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head",
-                "--end-of-options", _REMOTE_NAME, f"+{ref}:{ref}",
-            )  # fmt: skip
-            if outcome.status == 0:
-                self._fetched_at = time.monotonic()
+            outcome = self._fetch_into(self.git)
+            if outcome.tells_of_damage:
+                self._renew()
                 return
             unborn = b"couldn't find remote ref" in outcome.err
             # A branch that was there and is gone is a mistake somewhere, not a wish to remove every model.
-            if not unborn or self.git.head(self.branch) is not None:
+            if outcome.status != 0 and (not unborn or self.git.head(self.branch) is not None):
                 raise SourceUnreachable(f"git fetch failed: {outcome.complaint}")
+            self._stamp(self.git)
+
+    def _make(self, git: Git) -> None:
+        git.folder.mkdir(exist_ok=True)
+        git.run("init", "--quiet", "--bare", "--template=", f"--initial-branch={self.branch}")
+
+    def _fetch_into(self, git: Git) -> Outcome:
+        ref = f"refs/heads/{self.branch}"
+        return git.attempt(
+            "fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head",
+            "--end-of-options", _REMOTE_NAME, f"+{ref}:{ref}",
+        )  # fmt: skip
+
+    def _stamp(self, git: Git) -> None:
+        with suppress(OSError):  # only status pages look at it
+            (git.folder / FETCHED).touch()
+
+    def _renew(self) -> None:
+        """Put a mirror that was fetched anew in the place of one that is damaged. Raises SourceUnreachable.
+
+        The caller holds the lock on fetches. What is there stays until the remote has given all of it again.
+        """
+        folder = self.git.folder
+        fresh = self._at(folder.with_name(f"{folder.name}.{secrets.token_hex(4)}"))
+        old = folder.with_name(f"{fresh.folder.name}.old")
+        try:
+            self._make(fresh)
+            outcome = self._fetch_into(fresh)
+            if outcome.status != 0:
+                raise SourceUnreachable(f"the mirror is damaged, and cannot be fetched anew: {outcome.complaint}")
+            self._stamp(fresh)
+            folder.rename(old)
+            fresh.folder.rename(folder)
+        except OSError as error:
+            raise SourceUnreachable(f"the mirror is damaged, and cannot be replaced: {type(error).__name__}") from None
+        finally:
+            shutil.rmtree(fresh.folder, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _healing(self, work: Callable[[], T]) -> T:
+        """Read what lies on this disk. A mirror that turns out to be damaged is fetched anew, and read again."""
+        try:
+            return work()
+        except SourceUnreachable as error:
+            if not self.remote:
+                raise self._damaged(error) from None
+            now = time.monotonic()
+            recently = self._healed_at is not None and now - self._healed_at < HEAL_EVERY_S
+            if recently or not tells_of_damage(error) or not self.git.folder.is_dir():
+                raise
+            self._healed_at = now
+            with self.git.exclusive("argus-fetch", beside=True):
+                if self.git.attempt("fsck", "--no-dangling", "--no-progress").status == 0:
+                    raise
+                self._renew()
+            self._history = History(carried=self._carried)
+            return work()
+
+    def _damaged(self, error: SourceUnreachable) -> SourceUnreachable:
+        """Say what to do where the one copy is damaged."""
+        if not tells_of_damage(error) or not (self.git.folder / "objects").is_dir():
+            return error
+        return SourceUnreachable(
+            f"{error}; the spec repository seems to be damaged, and nothing is changed until it is mended: "
+            "`git fsck` names what is broken, and the folder `objects` of a complete clone, copied over its own "
+            "(cp -rf), brings it back"
+        )
 
     def publish(self, new: str, old: str | None) -> bool:
         """Move the branch from `old` to its child `new`, where it is still at `old`; False where somebody was faster.
@@ -146,8 +330,10 @@ class GitSource:
             )
             if outcome.status != 0:
                 return self._lost(outcome, _pushed_too_late(outcome))
-            with self.git.exclusive("argus-fetch"):
-                self.git.move_branch(self.branch, new, old)  # where it fails, the next fetch does it
+            # Where the mirror does not follow, the next fetch does it: what is on the remote is written.
+            with suppress(SourceUnreachable), self.git.exclusive("argus-fetch", beside=True, wait_s=1):
+                self.git.move_branch(self.branch, new, old)
+            self._fetcher.forget()
             return True
         outcome = self.git.move_branch(self.branch, new, old)
         return outcome.status == 0 or self._lost(
@@ -159,20 +345,37 @@ class GitSource:
             raise SourceUnreachable(f"branch {self.branch} cannot be moved: {outcome.complaint}")
         return False
 
-    def _advance(self, *, fetch: bool) -> None:
-        """Make the history end at the branch's head."""
-        if fetch:
-            self.fetch()
+    def _set_carried(self, carried: Carried | None) -> None:
+        if carried != self._carried:
+            self._carried, self._history = carried, History(carried=carried)
+
+    def _advance_to_copy(self, trouble: str, since: str | None = None) -> None:
+        """Make the history end where the copy on this disk does. Raises SourceUnreachable where that is of no use.
+
+        A copy that `since` is not on may be older than what the asker knows: to go back there would undo things.
+        """
+        try:
+            self._advance()
+        except SourceUnreachable:
+            raise SourceUnreachable(trouble) from None
+        if self._history.head is None or (since is not None and not self._history.holds(since)):
+            raise SourceUnreachable(trouble)
+
+    def _advance(self) -> None:
+        """Make the history end at the head of the copy on this disk."""
+        self._healing(self._follow_head)
+
+    def _follow_head(self) -> None:
         head = self.git.head(self.branch)
         if head == self._history.head:
             return
         if head is None:
-            self._history = History()
+            self._history = History(carried=self._carried)
             return
         try:
             self._extend(self._history, head)
         except _NotContinued:
-            rebuilt = History()
+            rebuilt = History(carried=self._carried)
             self._extend(rebuilt, head)
             self._history = rebuilt
 
@@ -185,7 +388,7 @@ class GitSource:
         try:
             history.extend(raw)
         except ValueError as error:
-            self._history = History()
+            self._history = History(carried=self._carried)
             raise SourceUnreachable(f"the history of branch {self.branch} cannot be read: {error}") from None
 
     def _log(self, old: str | None, head: str) -> bytes:
@@ -261,5 +464,6 @@ def _entry(mode: str, blob: str) -> Entry | None:
 def _pushed_too_late(outcome: Outcome) -> bool:
     """Say whether a push was refused because the remote's branch had moved (or was moving) meanwhile."""
     said = outcome.out + outcome.err
-    reasons = (b"fetch first", b"non-fast-forward", b"cannot lock ref", b"failed to update ref", b"stale info")
+    reasons = (b"fetch first", b"non-fast-forward", b"cannot lock ref", b"failed to update ref", b"stale info",
+               b"incorrect old value")  # fmt: skip
     return any(reason in said for reason in reasons) and b"hook declined" not in said

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from reconciler.core.entities import Commit, WrittenBy
 from reconciler.core.history import Entry, History, PathChange, RawCommit
+from reconciler.core.identity import Carried
 from reconciler.errors import SourceUnreachable
 from reconciler.ports import Reading
 from reconciler.shell.objects import object_id
@@ -26,6 +28,7 @@ class MemorySource:
         self._commits: list[RawCommit] = []
         self._entries: dict[str, Entry] = {}
         self._blobs: dict[str, bytes] = {}
+        self._carried: Carried | None = None
         self._history = History()
 
     def commit(
@@ -60,7 +63,7 @@ class MemorySource:
     def rewind(self, commits: int) -> None:
         """Take the newest `commits` commits off the branch, as a forced push does."""
         kept = self._commits[: len(self._commits) - commits]
-        self._commits, self._entries, self._history = kept, {}, History()
+        self._commits, self._entries, self._history = kept, {}, History(carried=self._carried)
         self._history.extend(kept)
         for raw in kept:
             for change in raw.changes:
@@ -68,9 +71,34 @@ class MemorySource:
                 if change.after:
                     self._entries[change.path] = change.after
 
-    def read(self, since: str | None) -> Reading:
+    @property
+    def length(self) -> int:
+        """How many commits the branch has."""
+        return len(self._commits)
+
+    def rewrite(self, commits: int, *, squash: bool = False) -> None:
+        """Write the newest `commits` commits anew, each by itself or all as one: the same files in the end, other SHAs.
+
+        It is what an interactive rebase and a forced push do to a branch.
+        """
+        kept, old = self._commits[: len(self._commits) - commits], self._commits[len(self._commits) - commits :]
+        parent = kept[-1].commit.sha if kept else None
+        changes = [(raw.commit, raw.changes) for raw in old]
+        if squash and old:
+            changes = [(old[-1].commit, _as_one(old))]
+        for commit, made in changes:
+            sha = object_id("commit", f"{commit.sha} anew on {parent} {squash}".encode())
+            kept.append(RawCommit(replace(commit, sha=sha), parent, made))
+            parent = sha
+        self._commits, self._history = kept, History(carried=self._carried)
+        self._history.extend(kept)
+
+    def read(self, since: str | None, carried: Carried | None = None) -> Reading:
         """Keep `ports.Source.read`."""
         self._reach()
+        if carried != self._carried:
+            self._carried, self._history = carried, History(carried=carried)
+            self._history.extend(self._commits)
         changes = self._history.changes_since(since) if since is not None else None
         return Reading(tree=self._history.tree, changes=changes)
 
@@ -82,6 +110,19 @@ class MemorySource:
         except KeyError:
             raise SourceUnreachable("a blob that was asked for is not in the spec repository") from None
 
+    def hurry(self) -> None:
+        """Keep `ports.Source.hurry`: it is asked at each read anyway."""
+
     def _reach(self) -> None:
         if self.down:
             raise SourceUnreachable("the spec repository does not answer")
+
+
+def _as_one(commits: Sequence[RawCommit]) -> tuple[PathChange, ...]:
+    """Give what several commits changed in all."""
+    changes: dict[str, PathChange] = {}
+    for raw in commits:
+        for change in raw.changes:
+            before = changes[change.path].before if change.path in changes else change.before
+            changes[change.path] = PathChange(change.path, before, change.after)
+    return tuple(change for change in changes.values() if change.before != change.after)

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from argus import cli
+from reconciler.errors import SettingsError
 from reconciler.settings import Settings, load
 
 ROOT = Path(__file__).parents[2]
@@ -109,3 +110,59 @@ def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path: Path) -> No
     environ = cli.overlay(arguments, {"ARGUS_API_PORT": "2001", "ARGUS_OPENAI_PORT": "2002"})
     settings = load(file, environ)
     assert (settings.api.port, settings.serving.port, str(settings.home)) == (3001, 2002, "/from-file")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://ann:s3cret@git.example.org/specs.git",
+        "https://s3cret@git.example.org/specs.git",
+        "HTTPS://s3cret@git.example.org/specs.git",
+        "https://git.example.org/specs.git?private_token=s3cret",
+        "ssh://git:s3cret@git.example.org/specs.git",
+    ],
+)
+def test_a_url_with_a_secret_is_refused_with_the_keys_that_are_right(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "argus.yaml"
+    file.write_text(yaml.safe_dump({"spec_repo": {"url": url}}))
+    for path, environ in ((file, {}), (None, {"ARGUS_SPEC_REPO_URL": url})):
+        with pytest.raises(SettingsError) as caught:
+            load(path, environ)
+        message = str(caught.value)
+        assert "spec_repo.url" in message
+        assert "spec_repo.token_file" in message
+        assert "ARGUS_SPEC_REPO_TOKEN" in message
+        assert "s3cret" not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://git.example.org/specs.git", "ssh://git@git.example.org/specs.git", "git@example.org:team/specs.git"],
+)
+def test_a_url_without_a_secret_is_taken(url: str) -> None:
+    assert load(None, {"ARGUS_SPEC_REPO_URL": url}).spec_repo_url == url
+
+
+@pytest.mark.parametrize(
+    "text", ["spec_repo: https://ann:s3cret@git.example.org/x", "spec_repo: {url: 'https://ann:s3cret@git.example.org"]
+)
+def test_no_error_shows_a_password_that_stands_in_the_wrong_place(tmp_path: Path, text: str) -> None:
+    (tmp_path / "argus.yaml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path / "argus.yaml", {})
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "url", "right"),
+    [
+        ("token_file", "ssh://git@git.example.org/x", "https://"),
+        ("ca_file", None, "https://"),
+        ("ssh_key_file", "https://git.example.org/x", "ssh://"),
+        ("known_hosts_file", "/srv/specs.git", "ssh://"),
+    ],
+)
+def test_a_secret_that_goes_with_no_such_url_is_an_error(tmp_path: Path, key: str, url: str | None, right: str) -> None:
+    (tmp_path / "argus.yaml").write_text(yaml.safe_dump({"spec_repo": {"url": url, key: "file"}}))
+    with pytest.raises(SettingsError, match=f"{key} needs a spec_repo.url that begins {right}"):
+        load(tmp_path / "argus.yaml", {})

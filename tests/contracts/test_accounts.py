@@ -18,17 +18,10 @@ from sqlalchemy import Connection, Engine, event, text
 from reconciler.errors import ArgusError
 from reconciler.ports import Advance
 from reconciler.shell.ledger import Accounts, SqlLedger, TokenInfo, UnknownUser, User, open_ledger
+from tests.contracts.databases import ON_SQLITE
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    """A new ledger in a file."""
-    opened = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", timeout_s=5)
-    yield opened
-    opened.dispose()
 
 
 @pytest.fixture
@@ -160,6 +153,7 @@ class TestForgery:
 class TestSecrecy:
     """Where a token must not turn up."""
 
+    @ON_SQLITE
     def test_only_a_digest_is_stored(self, accounts: Accounts, engine: Engine, tmp_path: Path) -> None:
         token = accounts.issue_token("alice", NOON, DAY).token
         with engine.connect() as connection:
@@ -179,6 +173,7 @@ class TestSecrecy:
         assert secret not in repr(accounts.tokens("alice", 9))
         assert secret not in caplog.text
 
+    @ON_SQLITE
     def test_authenticating_is_one_query_by_an_index_and_writes_nothing(
         self, accounts: Accounts, engine: Engine
     ) -> None:

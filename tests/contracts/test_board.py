@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from sqlalchemy import Engine
 
 from reconciler.core.routes import Name, Replica, RoutingTable, Unavailable, routing_table
 from reconciler.errors import LedgerUnreachable
-from reconciler.shell.ledger import SqlBoard, open_ledger
+from reconciler.shell.ledger import SqlBoard
 from reconciler.shell.publisher import Publisher
 
 NAME = Name("alice-qwen", "svc-a", "alice", 1, {"v1": "c1"}, Unavailable("model_loading", "is still loading", 10))
 REPLICA = Replica("r1", "svc-a", "v1", "127.0.0.1:9001")
 EMPTY = RoutingTable("secret", ())
 TABLE = routing_table("secret", [NAME], [REPLICA])
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    opened = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", timeout_s=5)
-    yield opened
-    opened.dispose()
 
 
 def test_an_empty_board_has_nothing_to_read(engine: Engine) -> None:
@@ -104,3 +94,37 @@ def test_what_could_not_be_put_up_is_put_up_by_the_next_pass() -> None:
     wall.away = False
     publisher.show([NAME])
     assert wall.tables == [TABLE]
+
+
+class TestUnderALease:
+    """Who leads, publishes. `token` is None for one that waits."""
+
+    @pytest.fixture(autouse=True)
+    def _set_up(self) -> None:
+        self.token: int | None = 1
+        self.wall = Wall()
+        self.publisher = Publisher(self.wall, lambda: self.token)
+        self.publisher.know("secret")
+
+    def test_one_that_waits_puts_nothing_up(self) -> None:
+        self.token = None
+        self.publisher.take_requests([REPLICA])
+        self.publisher.show([NAME])
+        assert self.wall.tables == []
+
+    def test_one_that_lost_the_lease_puts_up_no_change_of_replicas(self) -> None:
+        self.publisher.take_requests([REPLICA])
+        self.publisher.show([NAME])
+        self.token = None
+        self.publisher.take_requests([])
+        assert self.wall.tables == [TABLE]
+
+    def test_one_that_leads_again_waits_for_the_names_of_its_next_pass(self) -> None:
+        self.publisher.take_requests([REPLICA])
+        self.publisher.show([NAME])
+        self.token = 3
+        self.publisher.take_requests([])
+        self.publisher.take_requests([REPLICA])
+        assert self.wall.tables == [TABLE]
+        self.publisher.show([NAME])
+        assert self.wall.tables == [TABLE, TABLE]  # another's hung there meanwhile

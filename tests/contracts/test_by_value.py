@@ -13,17 +13,18 @@ SEND = """
 import sys
 sys.path.insert(0, {root!r})
 from ray import cloudpickle
-from reconciler.core import answers
+from reconciler.core import answers, log_lines, root_cause
 from reconciler.core.routes import Route, RoutingTable, Target, Unavailable
-from reconciler.shell import ingress, replica_server, serve
+from reconciler.shell import engine_log, ingress, replica_server, serve
 from reconciler.shell.kv_board import KvReader
-for module in (*serve.BY_VALUE, replica_server):
+for module in (*serve.BY_VALUE, replica_server, engine_log, log_lines, root_cause):
     cloudpickle.register_pickle_by_value(module)
 why = Unavailable("model_loading", "is still loading", 10)
 route = Route("m", "key", "alice", 1, why, (Target("r", "127.0.0.1:9", "c1"),))
 table = RoutingTable("secret", (route,))
 sent = dict(table=table, answers=answers.decide, forward=answers.Forward, ingress=ingress.Ingress, reader=KvReader,
-            whole=serve.ingress_class(1000, 10.0), root=ingress.EmptyRoot, server=replica_server.ReplicaServer)
+            whole=serve.ingress_class(1000, 10.0), root=ingress.EmptyRoot, server=replica_server.ReplicaServer,
+            output=engine_log.ReplicaOutput, reader_of_logs=engine_log.LogReader, explain=root_cause.explain)
 sys.stdout.buffer.write(cloudpickle.dumps(sent))
 """
 
@@ -40,6 +41,11 @@ table, decide = got["table"], got["answers"]
 again = type(table).from_json(table.to_json())
 assert again == table and hash(again.routes) == hash(table.routes)
 assert dataclasses.replace(table, secret="other") != table
+assert got["reader_of_logs"]().read([(1, 0, [("/etc/passwd", 0)])])[0][1][0][2]
+output = object.__new__(got["output"])
+output._files, output._from = ["/etc/passwd"], [0]
+assert output.lines()
+assert got["explain"]("no room", ["a line"]) == "the engine did not start: no room"
 assert isinstance(decide(table, "POST", "/v1/completions", b'{"model": "m"}'), got["forward"])
 
 async def ask(app, method, path, body=b""):

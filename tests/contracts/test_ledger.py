@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Engine, event, inspect, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 
 from reconciler.core.entities import (
     Commit,
@@ -32,12 +32,15 @@ from reconciler.core.entities import (
     State,
     Workload,
 )
+from reconciler.core.identity import Carried
 from reconciler.engine_args import EngineKwargs
 from reconciler.errors import LedgerUnreachable, Moved, SettingsError
 from reconciler.ports import Advance, Ledger, PlatformStatus
-from reconciler.shell.ledger import Accounts, LedgerReader, SqlLedger, open_ledger, rows, schema
+from reconciler.shell.ledger import Accounts, LedgerReader, SqlLeases, SqlLedger, open_ledger, rows, schema
 from reconciler.spec import Problem, ServingSpec, SpecRejected
 from reconciler.testing import MemoryLedger
+from tests.contracts.databases import ON_SQLITE
+from tests.postgres import Postgres
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
 SHA = "c" * 40
@@ -130,26 +133,21 @@ class World:
 
 
 def url_of(folder: Path) -> str:
-    """Give the URL of a ledger in `folder`."""
+    """Give the URL of a ledger in a file in `folder`."""
     return f"sqlite:///{folder / 'ledger.sqlite'}"
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    """A new ledger in a file."""
-    opened = open_ledger(url_of(tmp_path), timeout_s=5)
-    yield opened
-    opened.dispose()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request: pytest.FixtureRequest) -> World:
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """Each kind of ledger in turn, new."""
     if request.param == "memory":
         memory = MemoryLedger()
-        return World(lambda: memory, InMemory(memory))
-    engine: Engine = request.getfixturevalue("engine")
-    return World(lambda: SqlLedger(engine), InDatabase(engine))
+        yield World(lambda: memory, InMemory(memory))
+        return
+    server: Postgres | None = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    engine = open_ledger(server.new_ledger() if server else url_of(tmp_path), timeout_s=5)
+    yield World(lambda: SqlLedger(engine), InDatabase(engine))
+    engine.dispose()
 
 
 class TestEveryLedger:
@@ -250,6 +248,18 @@ class TestEveryLedger:
         ledger.record(base, Advance(SHA, events=[happened(kind=EventType.DEPLOY_SUCCEEDED, payload={"after_s": 1.5})]))
         assert world.written.events() == [*first, happened(kind=EventType.DEPLOY_SUCCEEDED, payload={"after_s": 1.5})]
 
+    def test_identities_that_were_carried_over_are_known_to_whoever_opens_it_next(self, world: World) -> None:
+        ledger = world.open()
+        first = Carried("c" * 40, {"users/alice/a.yaml": "svc-alice-20260106-123000-abcd"})
+        base = ledger.record(0, Advance(revision="c" * 40, carried=first))
+        assert base > 0
+        assert ledger.load().carried == world.open().load().carried == first
+        ledger.record(base, Advance(revision="d" * 40))
+        assert world.open().load().carried == first, "a pass that has none leaves them"
+        second = Carried("e" * 40, {})
+        ledger.record(ledger.load().base, Advance(revision="e" * 40, carried=second))
+        assert ledger.load().carried == world.open().load().carried == second
+
     def test_users_are_added_and_never_removed(self, world: World) -> None:
         ledger = world.open()
         base = ledger.record(ledger.load().base, Advance(SHA, users=frozenset({"alice", "bob"})))
@@ -293,8 +303,8 @@ def statements(engine: Engine) -> list[str]:
     return seen
 
 
-class TestInAFile:
-    """What a database on a disk promises beyond the port."""
+class TestInADatabase:
+    """What a database promises beyond the port."""
 
     def test_loading_again_reads_one_row_where_nothing_changed(self, engine: Engine) -> None:
         ledger = SqlLedger(engine)
@@ -338,6 +348,7 @@ class TestInAFile:
         assert ledger.load().base == base
         assert dict(SqlLedger(engine).load().records) == {}
 
+    @ON_SQLITE
     def test_the_file_and_its_companions_are_their_owners_alone(self, engine: Engine, tmp_path: Path) -> None:
         SqlLedger(engine).nudge()
         files = list(tmp_path.glob("ledger.sqlite*"))
@@ -351,18 +362,21 @@ class TestInAFile:
         open_ledger(url_of(tmp_path), 5).dispose()
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
+    @ON_SQLITE
     def test_what_was_acknowledged_is_synced(self, engine: Engine) -> None:
         with engine.connect() as connection:
             assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
             assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
             assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
 
+    @ON_SQLITE
     def test_a_reader_is_not_held_up_by_a_writer(self, engine: Engine, tmp_path: Path) -> None:
         SqlLedger(engine).nudge()
         with engine.connect() as busy:
             busy.exec_driver_sql("UPDATE nudges SET count = 99")
             assert SqlLedger(open_ledger_without_waiting(tmp_path)).nudges() == 1
 
+    @ON_SQLITE
     def test_a_writer_waits_for_another_and_then_gives_up(self, engine: Engine, tmp_path: Path) -> None:
         impatient = SqlLedger(open_ledger(url_of(tmp_path), timeout_s=0.2))
         with engine.connect() as busy:
@@ -375,8 +389,8 @@ class TestInAFile:
         impatient.nudge()
         assert impatient.nudges() == 1
 
-    def test_of_two_loops_on_one_base_one_writes(self, tmp_path: Path) -> None:
-        ledgers = [SqlLedger(open_ledger(url_of(tmp_path), 5)) for _ in range(4)]
+    def test_of_two_loops_on_one_base_one_writes(self, url: str) -> None:
+        ledgers = [SqlLedger(open_ledger(url, 5)) for _ in range(4)]
         base = ledgers[0].load().base
         together = threading.Barrier(len(ledgers))
 
@@ -398,7 +412,7 @@ class TestInAFile:
             list(pool.map(lambda _: SqlLedger(engine).nudge(), range(40)))
         assert SqlLedger(engine).nudges() == 40
 
-    def test_what_a_killed_process_had_recorded_is_there(self, tmp_path: Path) -> None:
+    def test_what_a_killed_process_had_recorded_is_there(self, url: str) -> None:
         program = (
             "import os, signal, sys\n"
             "from reconciler.ports import Advance\n"
@@ -407,9 +421,9 @@ class TestInAFile:
             "ledger.record(ledger.load().base, Advance('f' * 40))\n"
             "os.kill(os.getpid(), signal.SIGKILL)\n"
         )
-        ended = subprocess.run([sys.executable, "-c", program, url_of(tmp_path)], check=False, timeout=60)
+        ended = subprocess.run([sys.executable, "-c", program, url], check=False, timeout=60)
         assert ended.returncode == -9
-        assert SqlLedger(open_ledger(url_of(tmp_path), 5)).load().revision == "f" * 40
+        assert SqlLedger(open_ledger(url, 5)).load().revision == "f" * 40
 
     def test_a_forked_worker_does_not_use_its_parents_connections(self, engine: Engine) -> None:
         ledger = SqlLedger(engine)
@@ -428,6 +442,24 @@ class TestInAFile:
         assert not connections
 
 
+FIRST_VERSION = Path(__file__).parent / "ledger_v1"
+"""A ledger as version 1 made it, with a little in it. Never to be changed."""
+
+
+def tables(of: Engine) -> dict[str, Any]:
+    """Give all that a database says of its tables."""
+    looked = inspect(of)
+    return {
+        table: (
+            [(each["name"], repr(each["type"]), each["nullable"]) for each in looked.get_columns(table)],
+            looked.get_pk_constraint(table)["constrained_columns"],
+            sorted((each["name"], each["column_names"], each["unique"]) for each in looked.get_indexes(table)),
+            [(each["constrained_columns"], each["referred_table"]) for each in looked.get_foreign_keys(table)],
+        )
+        for table in looked.get_table_names()
+    }
+
+
 def open_ledger_without_waiting(folder: Path) -> Engine:
     """Give an engine onto an existing ledger whose write lock somebody else holds: migrations cannot run."""
     from reconciler.shell.ledger import engine as opening
@@ -438,23 +470,23 @@ def open_ledger_without_waiting(folder: Path) -> Engine:
 class TestOpening:
     """Versions of the tables, and URLs."""
 
-    def test_opening_again_changes_nothing(self, engine: Engine, tmp_path: Path) -> None:
+    def test_opening_again_changes_nothing(self, engine: Engine, url: str) -> None:
         ledger = SqlLedger(engine)
         ledger.record(ledger.load().base, Advance(SHA, [record()]))
-        assert SqlLedger(open_ledger(url_of(tmp_path), 5)).load() == ledger.load()
+        assert SqlLedger(open_ledger(url, 5)).load() == ledger.load()
 
-    def test_processes_that_open_a_new_ledger_together_make_one(self, tmp_path: Path) -> None:
+    def test_processes_that_open_a_new_ledger_together_make_one(self, url: str) -> None:
         together = threading.Barrier(8)
 
         def begin(_: int) -> int:
             together.wait()
-            ledger = SqlLedger(open_ledger(url_of(tmp_path), 10))
+            ledger = SqlLedger(open_ledger(url, 10))
             ledger.nudge()
             return ledger.load().base
 
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(begin, range(8))) == [0] * 8
-        assert SqlLedger(open_ledger(url_of(tmp_path), 5)).nudges() == 8
+        assert SqlLedger(open_ledger(url, 5)).nudges() == 8
 
     def test_migrations_run_once_in_order_from_where_the_ledger_stands(self, engine: Engine) -> None:
         ran: list[int] = []
@@ -465,20 +497,27 @@ class TestOpening:
         assert ran == [1, 2, 3]
 
     def test_a_ledger_of_the_first_version_ends_at_the_same_tables_as_a_new_one(
-        self, engine: Engine, tmp_path: Path
+        self, engine: Engine, request: pytest.FixtureRequest, tmp_path: Path
     ) -> None:
-        def tables(of: Engine) -> dict[str, list[tuple[str, str, bool]]]:
-            looked = inspect(of)
-            return {
-                table: [(each["name"], str(each["type"]), each["nullable"]) for each in looked.get_columns(table)]
-                for table in looked.get_table_names()
-            }
-
-        new = tables(engine)
-        with engine.begin() as connection:
-            connection.exec_driver_sql("DROP TABLE routes")
-            connection.execute(text("UPDATE schema_version SET version = 1"))
-        assert tables(open_ledger(url_of(tmp_path), timeout_s=5)) == new
+        if engine.dialect.name == "sqlite":
+            old_url = f"sqlite:///{tmp_path / 'old.sqlite'}"
+        else:
+            server: Postgres = request.getfixturevalue("postgres")
+            old_url = server.new_ledger()
+        old = create_engine(old_url)
+        with old.begin() as connection:
+            for statement in (FIRST_VERSION / f"{old.dialect.name}.sql").read_text().split(";\n"):
+                if statement.strip():
+                    connection.exec_driver_sql(statement)
+        old.dispose()
+        opened = open_ledger(old_url, timeout_s=5)
+        assert tables(opened) == tables(engine)
+        state = SqlLedger(opened).load()
+        assert (state.base, state.revision) == (41, SHA)
+        assert SqlLedger(opened).nudges() == 7
+        assert Accounts(opened).exists("alice")
+        assert SqlLeases(opened).read() == SqlLeases(engine).read()
+        opened.dispose()
 
     def test_a_migration_that_fails_leaves_the_ledger_as_it_was(self, engine: Engine) -> None:
         def fail(connection: Connection) -> None:
@@ -491,14 +530,14 @@ class TestOpening:
         with engine.begin() as connection:
             schema.migrate(connection)
 
-    def test_a_ledger_of_a_newer_argus_is_refused(self, engine: Engine, tmp_path: Path) -> None:
+    def test_a_ledger_of_a_newer_argus_is_refused(self, engine: Engine, url: str) -> None:
         with engine.begin() as connection:
             connection.execute(text("UPDATE schema_version SET version = 99"))
         with pytest.raises(SettingsError, match=r"schema version 99 .* up to \d+"):
-            open_ledger(url_of(tmp_path), 5)
+            open_ledger(url, 5)
 
     @pytest.mark.parametrize(
-        "url",
+        "wrong",
         [
             "",
             "ledger",
@@ -509,9 +548,9 @@ class TestOpening:
             "://u:hunter2@",
         ],
     )
-    def test_an_url_that_cannot_be_used_names_the_key_and_no_password(self, url: str) -> None:
+    def test_an_url_that_cannot_be_used_names_the_key_and_no_password(self, wrong: str) -> None:
         with pytest.raises(SettingsError, match=r"ledger\.url") as caught:
-            open_ledger(url, 1)
+            open_ledger(wrong, 1)
         assert "hunter2" not in str(caught.value)
 
     def test_a_folder_that_is_not_there_is_said_plainly(self, tmp_path: Path) -> None:
@@ -575,6 +614,17 @@ class TestReading:
         SqlLedger(engine).record(1, Advance(SHA, status=status()))
         assert reader.status() == status()
 
+    def test_where_the_loop_stands_and_since_when_identities_are_carried_over(
+        self, reader: LedgerReader, engine: Engine
+    ) -> None:
+        ledger = SqlLedger(engine)
+        revision = ledger.load().revision
+        assert (reader.standing(), reader.carried()) == ((revision, None), None)
+        carried = Carried("c" * 40, {"users/alice/a.yaml": "svc-alice-20260106-123000-abcd"})
+        ledger.record(ledger.load().base, Advance(revision="d" * 40, carried=carried))
+        assert (reader.standing(), reader.carried()) == (("d" * 40, "c" * 40), carried)
+
+    @ON_SQLITE
     def test_a_ping_answers_and_says_when_it_cannot(self, reader: LedgerReader, engine: Engine, tmp_path: Path) -> None:
         reader.ping()
         engine.dispose()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -17,6 +18,7 @@ import httpx
 import pytest
 
 from reconciler.core.entities import App, Deployment, Health, Observation, Workload
+from reconciler.core.room import surge_peak
 from reconciler.core.routes import Replica
 from reconciler.core.wire import HEALTH_PATH, KEY_HEADER, SECRET_HEADER
 from reconciler.ports import Runtime
@@ -138,7 +140,7 @@ def rig(request: pytest.FixtureRequest) -> Rig:
 
 
 def workload(
-    name: str, version: str = "v1", replicas: int = 1, source: str = "demo", *, surge: bool = True
+    name: str, version: str = "v1", replicas: int = 1, source: str = "demo", *, gpus: int = 1, surge: bool = True
 ) -> Workload:
     return Workload(
         model_key=f"svc-{name}-20260106-123000-abcd",
@@ -148,7 +150,7 @@ def workload(
         version=version,
         source_path=f"/private/hf/{source}",
         num_replicas=replicas,
-        gpus_per_replica=1,
+        gpus_per_replica=gpus,
         engine_kwargs={},
         surge=surge,
     )
@@ -276,6 +278,87 @@ def test_without_surge_the_old_version_goes_first(rig: Rig) -> None:
     after = rig.pids(a.model_key)
     assert len(after) == 1
     assert not after & before
+
+
+def test_a_replica_without_room_waits_until_there_is_some(rig: Rig) -> None:
+    a, b = workload("alice", gpus=8), workload("bob")
+    rig.runtime.apply(app(a))
+    until(rig, is_up(a))
+    rig.runtime.apply(app(a, b))
+    seen = until(rig, lambda seen: b.model_key in seen.deployments and seen.deployments[b.model_key].starting == 1)
+    assert (seen.deployments[b.model_key].running, seen.cluster.free_gpus) == (0, 0)
+    rig.runtime.apply(app(b))
+    until(rig, is_up(b))
+    rig.runtime.apply(app())
+    until(rig, gone(b))
+
+
+def test_a_surge_that_fits_at_its_worst_moment_is_completed(rig: Rig) -> None:
+    """2 x 1 to 2 x 3: at the end the second new replica stands beside the last old one, 7 of 8 GPUs."""
+    old, new = workload("alice", replicas=2), workload("alice", version="v2", replicas=2, gpus=3)
+    assert surge_peak(old, new) == 7
+    rig.runtime.apply(app(old))
+    until(rig, is_up(old))
+    rig.runtime.apply(app(new))
+    until(rig, is_up(new))
+    rig.runtime.apply(app())
+    until(rig, gone(new))
+
+
+def test_a_surge_that_does_not_fit_at_its_worst_moment_stands_still(rig: Rig) -> None:
+    """2 x 1 to 2 x 4: there the second new replica would make it 9 of 8, and no old one goes before it runs."""
+    old, new = workload("alice", replicas=2), workload("alice", version="v2", replicas=2, gpus=4)
+    assert surge_peak(old, new) == 9
+    rig.runtime.apply(app(old))
+    until(rig, is_up(old))
+    first = rig.pids(old.model_key)
+
+    def stands_still() -> bool:
+        seen = rig.runtime.observe().deployments[old.model_key]
+        return (seen.running, seen.starting, seen.stopping) == (2, 1, 0) and len(rig.pids(old.model_key) & first) == 1
+
+    rig.runtime.apply(app(new))
+    until(rig, lambda _seen: stands_still())
+    for _ in range(5):
+        rig.pause()
+        assert stands_still()
+    rig.runtime.apply(app())
+    until(rig, gone(new))
+
+
+def test_a_rollout_without_surge_starts_what_is_missing_before_an_old_replica_goes(rig: Rig) -> None:
+    """1 x 8 to 2 x 4 on 8 GPUs would never begin; with as many new replicas as there are old ones it does."""
+    old, new = workload("alice", gpus=8), workload("alice", version="v2", replicas=2, gpus=4, surge=False)
+    rig.runtime.apply(app(old))
+    until(rig, is_up(old))
+    before = rig.pids(old.model_key)
+    rig.runtime.apply(app(new))
+    until(rig, lambda seen: seen.deployments[old.model_key].starting == 1)
+    for _ in range(5):
+        rig.pause()
+        assert rig.pids(old.model_key) == before
+    first = replace(new, num_replicas=1)
+    rig.runtime.apply(app(first))
+    until(rig, is_up(first))
+    rig.runtime.apply(app(new))
+    until(rig, is_up(new))
+    rig.runtime.apply(app())
+    until(rig, gone(new))
+
+
+def test_a_newer_version_takes_over_from_one_that_waits_for_room(rig: Rig) -> None:
+    old = workload("alice", gpus=6)
+    rig.runtime.apply(app(old))
+    until(rig, is_up(old))
+    before = rig.pids(old.model_key)
+    rig.runtime.apply(app(workload("alice", version="v2", gpus=6)))
+    until(rig, lambda seen: seen.deployments[old.model_key].starting == 1)
+    newer = workload("alice", version="v3", gpus=2)
+    assert rig.pids(old.model_key) == before
+    rig.runtime.apply(app(newer))
+    until(rig, is_up(newer))
+    rig.runtime.apply(app())
+    until(rig, gone(newer))
 
 
 @pytest.mark.engine

@@ -16,6 +16,7 @@ from typing import Protocol
 import pytest
 
 from reconciler.core.entities import ChangeKind, FileChange, SpecFile, Tree, WrittenBy
+from reconciler.core.identity import Carried
 from reconciler.errors import SourceUnreachable
 from reconciler.ports import Source
 from reconciler.shell.git import Git, Outcome
@@ -241,6 +242,34 @@ def test_a_rewritten_branch_is_read_as_it_is_now(setting: Setting) -> None:
     assert at(reading.tree, ANN).identity == at(kept, ANN).identity
 
 
+def test_identities_that_are_carried_over_hold_from_their_revision_on(setting: Setting) -> None:
+    source = setting.open()
+    setting.writer.commit({ANN: b"0", BOB: b"0"})
+    head = setting.writer.commit({ANN: b"1"})
+    before = source.read(None).tree
+    key = "svc-ann-20250102-030405-beef"
+    carried = Carried(head, {ANN: key, BOB: at(before, BOB).identity.model_key})
+    file = source.read(None, carried).tree.files[key]
+    assert (file.identity.model_id, file.blob) == ("ann-202501020304-a", at(before, ANN).blob)
+    assert at(source.read(None, carried).tree, BOB) == at(before, BOB)
+
+    setting.writer.commit({ANN: b"2"})
+    [change] = source.read(head, carried).changes or ()
+    assert change.identity.model_key == key
+    setting.writer.commit({ANN: None})
+    setting.writer.commit({ANN: b"2"})
+    for asked in (source, setting.open()):
+        assert key not in asked.read(None, carried).tree.files
+        assert len(asked.read(None, carried).tree.files) == 2
+
+
+def test_identities_carried_from_a_revision_that_is_not_on_the_branch_are_nobodys(setting: Setting) -> None:
+    source = setting.open()
+    setting.writer.commit({ANN: b"0"})
+    carried = Carried("1" * 40, {ANN: "svc-ann-20250102-030405-beef"})
+    assert source.read(None, carried).tree == source.read(None).tree
+
+
 def test_commits_of_the_api_are_told_from_everybody_elses(setting: Setting) -> None:
     setting.writer.commit({ANN: b"0"}, author="ann", source="api")
     setting.writer.commit({BOB: b"0"}, author="Argus", source="git")
@@ -289,6 +318,7 @@ def test_out_of_reach_is_an_error_and_not_an_empty_tree_and_passes(setting: Sett
     with pytest.raises(SourceUnreachable):
         setting.open().read(None)
     setting.mend_it()
+    source.hurry()
     assert source.read(None).tree.revision == sha
 
 

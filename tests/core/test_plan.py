@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reconciler.core.desired import Wanted
-from reconciler.core.entities import Cluster, Failure, Located, Record, Unusable
+from reconciler.core.entities import Cluster, Failure, Located, Record, Unusable, Waiting
 from reconciler.core.plan import Action, Idle, Keep, Plan, Refuse, Remove, Scale, Settle, Start, Wait, differs, plan
 from reconciler.spec import ServingSpec
 from tests.core.values import (
@@ -136,14 +136,25 @@ def test_an_unusable_folder_is_refused_and_what_runs_goes_on() -> None:
 
 
 def test_what_does_not_fit_waits_with_the_numbers() -> None:
-    action = _action(wanted(spec(num_replicas=2, gpus_per_replica=4)), gpus=4)
-    assert action == Wait(None, "waiting for room: needs 8 GPUs (2 x 4), 4 free for it")
+    big, small = identity("bob", "big"), identity("bob", "small")
+    runs = wanted(spec("small", gpus_per_replica=4), who=small)
+    asks = wanted(spec("big", num_replicas=2, gpus_per_replica=4), who=big)
+    action = _plan((asks, None), (runs, running(spec("small", gpus_per_replica=4), small)), gpus=8).actions[
+        big.model_key
+    ]
+    assert action == Wait(
+        None, "waiting for room: needs 8 GPUs (2 x 4), 4 free; number 1 in line", Waiting(8, 4, position=1)
+    )
 
 
 def test_an_update_that_does_not_fit_leaves_the_old_version_running() -> None:
-    action = _action(wanted(spec(gpus_per_replica=8)), running(spec(gpus_per_replica=2)), gpus=4)
+    other = identity("bob", "b")
+    grows = (wanted(spec(gpus_per_replica=8)), running(spec(gpus_per_replica=2)))
+    runs = (wanted(spec("b"), who=other), running(spec("b"), other))
+    action = _plan(grows, runs, gpus=8).actions[identity().model_key]
     assert isinstance(action, Wait)
     assert action.workload == work(spec(gpus_per_replica=2))
+    assert "the new version needs 6 GPUs more, 5 free" in action.reason
 
 
 def test_room_is_given_in_the_order_of_the_commits() -> None:

@@ -378,6 +378,7 @@ def test_the_resolved_form_shows_macros_and_defaults_and_only_what_was_given() -
         'model_source: "/private/users/alice/my model"\n'
         "num_replicas: 1\n"
         "gpus_per_replica: 1\n"
+        "update_strategy: auto\n"
         "engine_kwargs:\n"
         "  dtype: auto\n"
         "  seed: 16\n"
@@ -502,6 +503,7 @@ SPECS = st.fixed_dictionaries(
     optional={
         "num_replicas": st.integers(1, 8),
         "gpus_per_replica": st.integers(1, 4),
+        "update_strategy": st.sampled_from(["auto", "surge", "recreate"]),
         "engine_kwargs": st.fixed_dictionaries(
             {},
             optional={
@@ -528,7 +530,9 @@ def test_every_accepted_spec_survives_its_resolved_form(fields: dict[str, Any]) 
     spec = parse(json.dumps(fields).encode(), owner=OWNER, limits=LIMITS)
     if isinstance(spec, ServingSpec):
         assert is_suffix(spec.model_id)
-        assert parse(resolved_yaml(spec).encode(), owner=OWNER, limits=LIMITS, suffix=spec.model_id) == spec
+        in_full = spec.model_copy(update={"update_strategy": spec.update_strategy or "surge"})
+        text = resolved_yaml(spec, "surge")
+        assert parse(text.encode(), owner=OWNER, limits=LIMITS, suffix=spec.model_id) == in_full
         assert yaml.safe_load(resolved_yaml(spec))["model_id"] == spec.model_id, "readers of YAML 1.1 agree"
         assert given(spec.engine_kwargs) == fields.get("engine_kwargs", {})
     else:

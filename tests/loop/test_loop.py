@@ -185,7 +185,7 @@ def test_what_waits_for_room_comes_up_when_room_is_made() -> None:
     world.settle()
     waiting = world.record("bob", "big")
     assert waiting.state is State.QUEUED
-    assert waiting.error_summary == "waiting for room: needs 2 GPUs (1 x 2), 1 free for it"
+    assert waiting.error_summary == "waiting for room: needs 2 GPUs (1 x 2), 1 free; number 1 in line"
     world.write("alice", "big", None)
     world.settle()
     assert world.record("bob", "big").state is State.RUNNING

@@ -31,13 +31,17 @@ def test_a_deleted_models_name_is_gone_before_its_replicas_are() -> None:
 def test_what_cannot_run_has_a_name_and_a_reason() -> None:
     world = World(total_gpus=2)
     world.write("alice", "broken", spec("broken", source=BROKEN))
-    world.write("bob", "big", spec("big", gpus=4))
+    world.write("bob", "small", spec("small"))
+    world.write("bea", "big", spec("big", gpus=2))
+    world.write("ben", "huge", spec("huge", gpus=4))
     world.write("carl", "wrong", "model_id: wrong\nnum_replicas: two\n")
     world.settle()
     said = {name.owner: name.unavailable.reason for name in world.front.names.values()}
     assert said == {
         "alice": "failed to start and will be tried again",
-        "bob": "is waiting for free GPUs",
+        "bob": "has lost its replicas, which are being started again",
+        "bea": "is waiting for free GPUs",
+        "ben": "needs more GPUs than the cluster has",
         "carl": "is not served: its spec was refused",
     }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from reconciler.__main__ import RESTART_ME, Runner
 from reconciler.core.entities import State
+from reconciler.core.identity import Carried
 from reconciler.errors import RuntimeLost
 from reconciler.shell.watch import Watch
 from reconciler.testing import MemoryLedger
@@ -57,8 +58,8 @@ def test_what_was_asked_during_a_pass_is_not_forgotten() -> None:
     inside, go_on = threading.Event(), threading.Event()
     read = world.source.read
 
-    def slow_read(since: str | None) -> object:
-        reading = read(since)
+    def slow_read(since: str | None, carried: Carried | None = None) -> object:
+        reading = read(since, carried)
         inside.set()
         assert go_on.wait(SOON_S)
         return reading

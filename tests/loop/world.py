@@ -57,10 +57,14 @@ class World:
     def settle(self, passes: int = 6) -> None:
         """Let the loop and the runtime go on until both have nothing left to do."""
         for _ in range(passes):
-            self.loop.reconcile_once()
-            self.runtime.step()
-            self.now += timedelta(seconds=1)
+            self.step()
         self.loop.reconcile_once()
+
+    def step(self) -> None:
+        """Let one pass and one moment go by."""
+        self.loop.reconcile_once()
+        self.runtime.step()
+        self.now += timedelta(seconds=1)
 
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
@@ -80,9 +84,19 @@ class World:
         return [event.event_type.value for event in self.events(key)]
 
 
-def spec(suffix: str, source: str = GOOD, replicas: int = 1, gpus: int = 1, seed: int | None = None) -> str:
+def spec(
+    suffix: str,
+    source: str = GOOD,
+    replicas: int = 1,
+    gpus: int = 1,
+    *,
+    seed: int | None = None,
+    strategy: str | None = None,
+) -> str:
     """Give the text of a spec."""
     lines = [f"model_id: {suffix}", f"model_source: {source}", f"num_replicas: {replicas}", f"gpus_per_replica: {gpus}"]
+    if strategy is not None:
+        lines.append(f"update_strategy: {strategy}")
     if seed is not None:
         lines += ["engine_kwargs:", f"  seed: {seed}"]
     return "\n".join(lines) + "\n"

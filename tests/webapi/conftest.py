@@ -9,7 +9,7 @@ import pytest
 
 from reconciler.settings import ApiSettings, PathSettings, ServingSettings, Settings
 from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, LedgerReader, SqlLedger, open_ledger
+from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, open_ledger
 from reconciler.shell.source import GitSource
 from tests.webapi.client import ADMIN_TOKEN, Api, git
 from webapi.app import assemble
@@ -25,18 +25,19 @@ def api(tmp_path: Path) -> Iterator[Api]:
         (tmp_path / "private" / folder).mkdir(parents=True)
     settings = Settings(
         home=tmp_path,
-        api=ApiSettings(max_body_bytes=100_000),
+        api=ApiSettings(max_body_bytes=100_000, log_follow_s=0.05),
         paths=PathSettings(private_root="private"),
         serving=ServingSettings(max_replicas=8, max_gpus_per_replica=4),
     )
     engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s)
     parts = Parts(
         settings=settings,
-        store=SpecStore(GitSource.from_settings(settings)),
+        store=SpecStore(GitSource.from_settings(settings), LedgerReader(engine)),
         folders=DiskModelFolders(settings.private_root),
         reader=LedgerReader(engine),
         accounts=Accounts(engine),
         ledger=SqlLedger(engine),
+        engine_log=EngineLog(engine),
         admin_token=ADMIN_TOKEN,
     )
     yield Api(assemble(parts), parts, tmp_path)

@@ -25,7 +25,8 @@ def _rules(app: Flask) -> list[tuple[str, str]]:
 
 def test_every_address_but_a_few_asks_for_a_token(api: Api) -> None:
     open_to_all = {path for method, path in _rules(api.app) if api.call(method, path, None).status_code != 401}
-    assert open_to_all == {"/", "/docs", "/docs/assets/<path:filename>", "/openapi.json", "/api/v2/healthz"}
+    probes = {"/api/v2/healthz", "/api/v2/readyz"}
+    assert open_to_all == {"/", "/docs", "/docs/assets/<path:filename>", "/openapi.json"} | probes
 
 
 @pytest.mark.parametrize(

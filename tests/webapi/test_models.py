@@ -7,10 +7,12 @@ import json
 import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 
 from reconciler.errors import LedgerUnreachable, SourceUnreachable
+from reconciler.ports import PlatformStatus
 from tests.webapi.client import MODELS, SPEC, Answer, Api
 
 COMMENTED = """\
@@ -369,3 +371,57 @@ def test_a_repository_that_does_not_answer_is_503_and_to_be_tried_again(api: Api
         assert (answer.status_code, answer.json["error"]["code"]) == (503, "source_unreachable")
         assert int(answer.headers["Retry-After"]) > 0
         assert "secret" not in answer.text
+
+
+# --- how updates go, and what can never fit ---------------------------------------------------------------------------
+
+
+def test_a_patch_changes_how_the_next_update_goes_and_null_takes_that_back(api: Api) -> None:
+    key = api.created(COMMENTED)
+    assert api.patch(key, {"update_strategy": "recreate"}).status_code == 200
+    assert api.content("users/alice/hello.yaml") == COMMENTED + "update_strategy: recreate\n"
+    assert "\nupdate_strategy: recreate\n" in api.get(f"{MODELS}/{key}")["resolved_spec_yaml"]
+    assert api.patch(key, {"update_strategy": None}).status_code == 200
+    assert api.content("users/alice/hello.yaml") == COMMENTED
+    assert "\nupdate_strategy: auto\n" in api.get(f"{MODELS}/{key}")["resolved_spec_yaml"]
+
+
+@pytest.mark.parametrize("strategy", ["rolling", "", 1, ["auto"]])
+def test_an_update_strategy_that_nobody_knows_is_400(api: Api, strategy: object) -> None:
+    key = api.created()
+    assert api.patch(key, {"update_strategy": strategy}).status_code == 400
+    assert api.post(SPEC + f"update_strategy: {json.dumps(strategy)}\n").status_code == 400
+
+
+def _saw(api: Api, total_gpus: float) -> None:
+    api.record(status=PlatformStatus(datetime.now(UTC), None, "RUNNING", "", total_gpus, 0, None))
+
+
+def test_a_model_too_big_for_the_whole_cluster_is_refused_at_once_with_the_number(api: Api) -> None:
+    key = api.created()
+    _saw(api, 4)
+    head = api.head()
+    for answer in (
+        api.post(SPEC.replace("hello", "big") + "num_replicas: 2\ngpus_per_replica: 3\n"),
+        api.patch(key, {"num_replicas": 2, "gpus_per_replica": 3}),
+    ):
+        assert answer.status_code == 422
+        assert answer.json["error"]["code"] == "unprocessable"
+        assert "needs 6 GPUs (2 x 3), and the whole cluster has 4" in answer.json["error"]["message"]
+        assert answer.json["error"]["details"] == {"field": "num_replicas"}
+    assert api.head() == head
+    assert api.patch(key, {"num_replicas": 4}).status_code == 200
+
+
+def test_what_would_fit_is_accepted_while_nobody_knows_how_large_the_cluster_is(api: Api) -> None:
+    assert api.post(SPEC + "num_replicas: 8\n").status_code == 202
+    _saw(api, 0)
+    assert api.post(SPEC.replace("hello", "again") + "num_replicas: 8\n").status_code == 202
+
+
+def test_a_model_that_was_accepted_may_be_changed_after_the_cluster_has_become_too_small(api: Api) -> None:
+    key = api.created(SPEC + "num_replicas: 4\n")
+    _saw(api, 2)
+    assert api.patch(key, {"engine_kwargs": {"seed": 1}}).status_code == 200
+    assert api.patch(key, {"num_replicas": 3}).status_code == 200
+    assert api.patch(key, {"num_replicas": 4}).status_code == 422

@@ -19,7 +19,7 @@ from reconciler.errors import ArgusError, Moved, SourceUnreachable
 from reconciler.shell.embedded_repo import FIRST_SUBJECT, ensure
 from reconciler.shell.source import GitSource
 from tests.repositories import Repository, git
-from webapi.store import MAX_BLOB_BYTES, NotAFileError, SpecStore
+from webapi.store import MAX_BLOB_BYTES, NotAFileError, Overtaken, SpecStore
 
 ROOT = Path(__file__).parents[2]
 ANN = "users/ann/a.yaml"
@@ -241,12 +241,42 @@ def test_a_write_that_lost_the_race_starts_over_on_what_won(store: SpecStore, re
     def append(before: bytes | None) -> bytes:
         seen.append(before)
         if len(seen) == 1:  # somebody pushes between our look and our write
-            repository.commit({ANN: b"pushed\n"})
+            repository.commit({"users/bob/b.yaml": b"pushed\n"})
         return (before or b"") + b"ours\n"
 
     store.write(ANN, append, author="ann", subject=SUBJECT)
-    assert seen == [None, b"pushed\n"]
-    assert repository.show(ANN) == b"pushed\nours\n"
+    assert seen == [None, None]
+    assert repository.show(ANN) == b"ours\n"
+    assert repository.show("users/bob/b.yaml") == b"pushed\n"
+
+
+def test_a_file_that_somebody_else_changes_in_between_is_a_conflict_with_both_commits(
+    store: SpecStore, repository: Repository
+) -> None:
+    base = store.write(ANN, to(b"1\n"), author="ann", subject=SUBJECT).commit
+    pushed: list[str] = []
+
+    def overtaken(_before: bytes | None) -> bytes:
+        if not pushed:
+            pushed.append(repository.commit({ANN: b"pushed\n"}))
+        return b"ours\n"
+
+    with pytest.raises(Overtaken) as caught:
+        store.write(ANN, overtaken, author="ann", subject=SUBJECT)
+    assert (caught.value.base, caught.value.current) == (base, pushed[0])
+    assert repository.show(ANN) == b"pushed\n"
+
+
+def test_two_who_write_the_same_do_not_conflict(store: SpecStore, repository: Repository) -> None:
+    pushed: list[str] = []
+
+    def same(_before: bytes | None) -> bytes:
+        if not pushed:
+            pushed.append(repository.commit({ANN: b"same\n"}))
+        return b"same\n"
+
+    written = store.write(ANN, same, author="ann", subject=SUBJECT)
+    assert (written.changed, written.commit) == (False, pushed[0])
 
 
 def test_a_branch_that_never_stands_still_is_given_up(repository: Repository) -> None:

@@ -18,6 +18,7 @@ from reconciler.core.entities import (
     Record,
     SpecFile,
     State,
+    Waiting,
 )
 from reconciler.ports import PlatformStatus
 from reconciler.spec import Limits, Problem, ServingSpec, SpecRejected, parse
@@ -56,7 +57,7 @@ RECORD = Record(
 
 
 def _shown(model: Model) -> dict[str, Any]:
-    return views.serving_model(model, "http://host:8000/v1").model_dump(mode="json")
+    return views.serving_model(model, "http://host:8000/v1", NOON + timedelta(seconds=31)).model_dump(mode="json")
 
 
 def test_a_model_has_every_field_of_the_reference() -> None:
@@ -77,7 +78,39 @@ def test_a_model_has_every_field_of_the_reference() -> None:
         "updated_at": "2026-01-06T12:01:00Z",
         "commit": OLD.sha,
         "serving_commit": OLD.sha,
+        "progress": None,
+        "blob": FILE.blob,
     }
+
+
+LOADING = replace(UP, health=Health.STARTING, running=0, starting=1, phase="warming_up")
+NOT_WAITING = {"position": None, "needs_gpus": None, "free_gpus": None}
+
+
+def test_a_model_that_loads_shows_its_phase_the_seconds_so_far_and_how_long_it_took_before() -> None:
+    record = replace(RECORD, state=State.DEPLOYING, deployment=LOADING, since=NOON, load_estimate_s=45)
+    assert _shown(Model(FILE, record))["progress"] == {
+        "phase": "warming_up",
+        "since": "2026-01-06T12:00:00Z",
+        "elapsed_s": 31,
+        "estimated_s": 45,
+        **NOT_WAITING,
+    }
+    assert _shown(Model(NEWER_FILE, record, _spec(3)))["progress"] is None, "that is of the older commit"
+
+
+def test_a_model_that_waits_shows_its_place_in_line_and_the_numbers() -> None:
+    waits = Waiting(needs_gpus=4, free_gpus=1, position=2)
+    record = replace(RECORD, state=State.QUEUED, deployment=None, since=NOON, waiting=waits)
+    shown = _shown(Model(FILE, record))["progress"]
+    assert (shown["phase"], shown["position"], shown["needs_gpus"], shown["free_gpus"]) == ("waiting", 2, 4, 1)
+    assert (shown["elapsed_s"], shown["estimated_s"]) == (31, None)
+
+
+def test_an_update_that_waits_shows_so_while_the_model_runs() -> None:
+    record = replace(RECORD, waiting=Waiting(needs_gpus=2, free_gpus=0, position=1))
+    shown = _shown(Model(FILE, record))
+    assert (shown["state"], shown["progress"]["phase"], shown["progress"]["position"]) == ("RUNNING", "waiting", 1)
 
 
 def test_a_file_that_no_pass_has_seen_is_queued_with_what_it_says() -> None:
@@ -272,7 +305,7 @@ def test_the_status_is_the_admins(api: Api) -> None:
     assert api.call("GET", "/api/v2/serve/status").status_code == 403
     fresh = api.get("/api/v2/serve/status", "admin")
     assert (fresh["app"]["status"], fresh["gpus"], fresh["reconciler"]["last_pass_at"]) == (None, None, None)
-    assert fresh["revision"] == {"head": None, "last_seen": None}
+    assert fresh["revision"] == {"head": None, "last_seen": None, "fetched_at": None, "error": None}
 
 
 def test_the_status_counts_models_and_says_how_the_loop_is_doing(api: Api) -> None:
@@ -282,6 +315,6 @@ def test_the_status_counts_models_and_says_how_the_loop_is_doing(api: Api) -> No
     seen = api.get("/api/v2/serve/status", "admin")
     assert seen["app"] == {"name": "argus_llm_app", "status": None, "message": ""}
     assert seen["gpus"] == {"total": 4, "free": 3}
-    assert seen["revision"] == {"head": api.head(), "last_seen": "c" * 40}
+    assert (seen["revision"]["head"], seen["revision"]["last_seen"]) == (api.head(), "c" * 40)
     assert seen["models"] == {"QUEUED": 1, "DEPLOYING": 0, "RUNNING": 1, "FAILED": 0, "DELETING": 0}
     assert seen["reconciler"] == {"last_pass_at": "2026-01-06T12:00:00Z", "error": "Serve does not answer"}

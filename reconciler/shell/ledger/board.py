@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from sqlalchemy import Engine, delete, select
 
+from reconciler.core.lease import Lease
 from reconciler.core.routes import RoutingTable
 from reconciler.shell.ledger.engine import reading, upsert, writing
+from reconciler.shell.ledger.lease import guard
 from reconciler.shell.ledger.schema import ONLY, routes
 
 _NUMBER = select(routes.c.number).where(routes.c.id == ONLY)
@@ -17,9 +20,10 @@ _DOCUMENT = select(routes.c.number, routes.c.document).where(routes.c.id == ONLY
 class SqlBoard:
     """`ports.Board` over the ledger's database. Any number of processes may read; threads may share it."""
 
-    def __init__(self, engine: Engine) -> None:
-        """Use the ledger at `engine` (`open_ledger`)."""
+    def __init__(self, engine: Engine, fence: Callable[[], Lease] | None = None) -> None:
+        """Use the ledger at `engine` (`open_ledger`). Who publishes does it under the lease that `fence` gives."""
         self._engine = engine
+        self._fence = fence
 
     def publish(self, table: RoutingTable) -> None:
         """Keep `ports.Board.publish`."""
@@ -29,6 +33,7 @@ class SqlBoard:
             # Microseconds since the epoch, so that numbers go on rising after `clear` has forgotten the last one.
             number = max(last + 1, time.time_ns() // 1000)
             upsert(connection, routes, [{"id": ONLY, "number": number, "document": document}])
+            guard(connection, self._fence)
 
     def read(self, known: int) -> tuple[int, RoutingTable] | None:
         """Keep `ports.Board.read`. Where nothing is new it reads one number."""

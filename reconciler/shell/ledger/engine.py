@@ -32,18 +32,20 @@ _SCHEMA_LOCK = 0x41726775  # any number that no other user of the same PostgreSQ
 _OWNER_ONLY = 0o600
 
 
-def open_engine(url: str, timeout_s: float) -> Engine:
+def open_engine(url: str, timeout_s: float, *, migrate: bool = True) -> Engine:
     """Open the ledger at an SQLAlchemy `url` and bring its tables up to date.
 
     No statement, connection attempt or wait for a lock takes longer than `timeout_s` seconds. An SQLite file is made
     where there is none, readable by its owner alone. Raises SettingsError where the URL cannot be used or the tables
-    are from a newer Argus, and LedgerUnreachable.
+    are from a newer Argus, and LedgerUnreachable. Without `migrate` the tables are taken as they are.
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
         engine = _open_sqlite(parsed, timeout_s)
     else:
         engine = _open_postgresql(parsed, timeout_s)
+    if not migrate:
+        return engine
     try:
         with writing(engine) as connection:
             _lock_schema(connection)

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import MappingProxyType
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from reconciler.core.entities import Record, State
+from reconciler.core.estimates import LoadTimes
+from reconciler.core.identity import Carried
+from reconciler.core.lease import Lease
 from reconciler.errors import Moved
 from reconciler.ports import Advance, LedgerState
 from reconciler.shell.ledger import rows
 from reconciler.shell.ledger.engine import insert_absent, reading, upsert, writing
-from reconciler.shell.ledger.schema import ONLY, events, loop, models, nudges, platform_status, users
+from reconciler.shell.ledger.lease import guard
+from reconciler.shell.ledger.schema import (
+    ONLY,
+    events,
+    identities,
+    load_times,
+    loop,
+    models,
+    nudges,
+    platform_status,
+    users,
+)
 
 _STAND = select(loop.c.base, loop.c.revision).where(loop.c.id == ONLY)
 _STEP = update(loop).where(loop.c.id == ONLY)
@@ -25,9 +40,14 @@ class SqlLedger:
     newer status, or users, leaves it: whoever read before is not disturbed.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        """Serve the ledger at `engine` (`open_ledger`)."""
+    def __init__(self, engine: Engine, fence: Callable[[], Lease] | None = None) -> None:
+        """Serve the ledger at `engine` (`open_ledger`).
+
+        `fence` gives the lease under which is recorded, or raises NotLeader. Without one anybody may record: that is
+        for tests and for tools, not for a loop.
+        """
         self._engine = engine
+        self._fence = fence
         self._last: LedgerState | None = None
         self._users: frozenset[str] = frozenset()
 
@@ -39,7 +59,8 @@ class SqlLedger:
                 # The records must be those of the base that is given with them: PostgreSQL holds writers off from
                 # here to the end, SQLite reads a snapshot anyway.
                 base, revision = connection.execute(_STAND.with_for_update(read=True)).one()
-                self._last = LedgerState(base, revision, MappingProxyType(_living(connection)))
+                living = MappingProxyType(_living(connection))
+                self._last = LedgerState(base, revision, living, _load_times(connection), carried(connection))
         return self._last
 
     def record(self, base: int, advance: Advance) -> int:
@@ -50,15 +71,20 @@ class SqlLedger:
             if found.base != base:
                 raise Moved(f"the ledger is at base {found.base}, no longer at {base}: somebody else wrote it")
             grown = base
-            if advance.records or advance.events or advance.revision != found.revision:
+            if advance.moves(found.revision):
                 grown += 1
                 connection.execute(_STEP.values(base=grown, revision=advance.revision))
             upsert(connection, models, [rows.record_row(record) for record in advance.records])
             if advance.events:
                 connection.execute(insert(events), [rows.event_row(event) for event in advance.events])
             _add_users(connection, new_users, advance)
+            if advance.load_times is not None:
+                upsert(connection, load_times, [{"id": ONLY, "document": advance.load_times.to_json()}])
+            if advance.carried is not None:
+                upsert(connection, identities, [{"id": ONLY, **rows.carried_row(advance.carried)}])
             if advance.status is not None:
                 upsert(connection, platform_status, [{"id": ONLY, **rows.status_row(advance.status)}])
+            guard(connection, self._fence)
         self._users |= new_users
         self._remember(base, grown, advance)
         return grown
@@ -84,12 +110,25 @@ class SqlLedger:
                     records.pop(record.identity.model_key, None)
                 else:
                     records[record.identity.model_key] = record
-            self._last = LedgerState(grown, advance.revision, MappingProxyType(records))
+            loads = advance.load_times or self._last.load_times
+            known = advance.carried or self._last.carried
+            self._last = LedgerState(grown, advance.revision, MappingProxyType(records), loads, known)
+
+
+def carried(connection: Connection) -> Carried | None:
+    """Read the identities that were carried over; None where history was never rewritten."""
+    found = connection.execute(select(identities.c.revision, identities.c.document)).first()
+    return None if found is None else rows.carried_of(*found)
 
 
 def _living(connection: Connection) -> dict[str, Record]:
     statement = select(models.c.model_key, models.c.record).where(models.c.state != State.DELETED.value)
     return {key: rows.record_of(text) for key, text in connection.execute(statement)}
+
+
+def _load_times(connection: Connection) -> LoadTimes:
+    found = connection.execute(select(load_times.c.document).where(load_times.c.id == ONLY)).scalar()
+    return LoadTimes() if found is None else LoadTimes.from_json(found)
 
 
 def _add_users(connection: Connection, new: frozenset[str], advance: Advance) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from sqlalchemy import Engine, select, text
 
 from reconciler.core.entities import Event, Record, State
+from reconciler.core.identity import Carried
 from reconciler.ports import PlatformStatus
 from reconciler.shell.ledger import rows
 from reconciler.shell.ledger.engine import reading
-from reconciler.shell.ledger.schema import ONLY, events, models, platform_status
+from reconciler.shell.ledger.loop import carried
+from reconciler.shell.ledger.schema import ONLY, events, identities, loop, models, platform_status
 
 
 class LedgerReader:
@@ -76,6 +78,20 @@ class LedgerReader:
         with reading(self._engine) as connection:
             found = connection.execute(statement).scalar()
         return None if found is None else rows.status_of(found)
+
+    def standing(self) -> tuple[str | None, str | None]:
+        """Give the revision that the loop last finished, and the one from which identities are carried over."""
+        statement = select(loop.c.revision, identities.c.revision).select_from(
+            loop.outerjoin(identities, identities.c.id == loop.c.id)
+        )
+        with reading(self._engine) as connection:
+            revision, since = connection.execute(statement.where(loop.c.id == ONLY)).one()
+        return revision, since
+
+    def carried(self) -> Carried | None:
+        """Give the identities that were carried over; None where history was never rewritten."""
+        with reading(self._engine) as connection:
+            return carried(connection)
 
     def ping(self) -> None:
         """Ask the database for a sign of life."""

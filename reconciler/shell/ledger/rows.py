@@ -18,6 +18,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, ValidationError
 
 from reconciler.core.entities import Event, Record
+from reconciler.core.identity import Carried
 from reconciler.ports import PlatformStatus
 
 
@@ -69,6 +70,16 @@ def status_of(text: str) -> PlatformStatus:
     """Read the column `status`."""
     status: PlatformStatus = _reader(PlatformStatus)(json.loads(text))
     return status
+
+
+def carried_row(carried: Carried) -> dict[str, Any]:
+    """Give the identities that were carried over as a row, without its id."""
+    return {"revision": carried.revision, "document": _dumps(carried.keys)}
+
+
+def carried_of(revision: str, document: str) -> Carried:
+    """Read a row that `carried_row` made."""
+    return Carried(revision, json.loads(document))
 
 
 def _dumps(value: object) -> str:

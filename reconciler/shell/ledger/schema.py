@@ -168,6 +168,53 @@ routes = Table(
 )
 """The routing table that fronts work from, as JSON."""
 
+load_times = Table(
+    "load_times",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("document", Text, nullable=False),
+)
+"""How long models took to load (`core.estimates.LoadTimes`), as JSON."""
+
+engine_log = Table(
+    "engine_log",
+    metadata,
+    Column("model_key", Name, primary_key=True),
+    Column("last", BigInteger, primary_key=True, autoincrement=False),
+    Column("lines", Integer, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("document", Text, nullable=False),
+)
+"""What a model's engines printed: one row for what was read at a time, with the number of its last line."""
+
+engine_log_sources = Table(
+    "engine_log_sources",
+    metadata,
+    Column("source", Name, primary_key=True),
+    Column("position", Name, nullable=False),
+    Column("moved_at", UtcTime, nullable=False),
+)
+"""How far the output of each replica has been read into `engine_log`."""
+identities = Table(
+    "identities",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("revision", Name, nullable=False),
+    Column("document", Text, nullable=False),
+)
+"""Who was who when the branch's history was last rewritten (`core.identity.Carried`), model keys by path as JSON."""
+lease = Table(
+    "lease",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("token", BigInteger, nullable=False),
+    Column("holder", Text, nullable=True),
+    Column("renewals", BigInteger, nullable=False),
+    Column("patience_ms", BigInteger, nullable=False),
+)
+"""Which reconciler works (`core.lease`). Nothing in it is a time of day."""
+
 ONLY = 1
 """The id of the one row of a table that has a single one."""
 
@@ -180,7 +227,48 @@ def _add_routes(connection: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_add_routes,)
+def _add_load_times(connection: Connection) -> None:
+    connection.execute(text("CREATE TABLE load_times (id INTEGER NOT NULL PRIMARY KEY, document TEXT NOT NULL)"))
+
+
+def _add_engine_log(connection: Connection) -> None:
+    collate = ' COLLATE "C"' if connection.dialect.name == "postgresql" else ""
+    moment = "TIMESTAMP WITHOUT TIME ZONE" if connection.dialect.name == "postgresql" else "DATETIME"
+    connection.execute(
+        text(
+            f"CREATE TABLE engine_log (model_key VARCHAR{collate} NOT NULL, last BIGINT NOT NULL, "
+            f"lines INTEGER NOT NULL, bytes INTEGER NOT NULL, created_at {moment} NOT NULL, document TEXT NOT NULL, "
+            "PRIMARY KEY (model_key, last))"
+        )
+    )
+    connection.execute(
+        text(
+            f"CREATE TABLE engine_log_sources (source VARCHAR{collate} NOT NULL, position VARCHAR{collate} NOT NULL, "
+            f"moved_at {moment} NOT NULL, PRIMARY KEY (source))"
+        )
+    )
+
+
+def _add_identities(connection: Connection) -> None:
+    connection.execute(
+        text(
+            "CREATE TABLE identities "
+            "(id INTEGER NOT NULL PRIMARY KEY, revision VARCHAR NOT NULL, document TEXT NOT NULL)"
+        )
+    )
+
+
+def _add_lease(connection: Connection) -> None:
+    connection.execute(
+        text(
+            "CREATE TABLE lease (id INTEGER NOT NULL PRIMARY KEY, token BIGINT NOT NULL, holder TEXT, "
+            "renewals BIGINT NOT NULL, patience_ms BIGINT NOT NULL)"
+        )
+    )
+    connection.execute(text("INSERT INTO lease (id, token, renewals, patience_ms) VALUES (1, 0, 0, 0)"))
+
+
+MIGRATIONS: tuple[Migration, ...] = (_add_routes, _add_load_times, _add_engine_log, _add_identities, _add_lease)
 """In order. The first leads from version 1 to version 2."""
 
 
@@ -196,6 +284,7 @@ def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS
         connection.execute(insert(schema_version).values(id=ONLY, version=current))
         connection.execute(insert(loop).values(id=ONLY, base=0, revision=None))
         connection.execute(insert(nudges).values(id=ONLY, count=0))
+        connection.execute(insert(lease).values(id=ONLY, token=0, holder=None, renewals=0, patience_ms=0))
         return
     found = connection.execute(select(schema_version.c.version).where(schema_version.c.id == ONLY)).scalar_one()
     if found > current:

@@ -1,0 +1,108 @@
+"""A branch whose history was rewritten: models keep who they are, because trees are compared and not commits.
+
+Identity is a fold over history (`core.identity`), so another history gives everybody another name, and with it a
+restart. What the ledger knows stands against that: a model that lives keeps its key as long as its path is there. The
+keys that hold at the new head are written down once (`Carried`), and the fold goes on from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from types import MappingProxyType
+
+from reconciler.core import requests
+from reconciler.core.entities import PLATFORM, ChangeKind, Event, EventType, FileChange, Record, State, Tree
+from reconciler.core.identity import Carried, Keys, identity_of
+from reconciler.errors import SourceUnreachable
+from reconciler.names import SpecName
+
+_GONE = {State.DELETING, State.DELETED}
+
+
+def settle(
+    since: str | None,
+    records: Mapping[str, Record],
+    known: Carried | None,
+    tree: Tree,
+    changes: tuple[FileChange, ...] | None,
+) -> tuple[Tree, tuple[FileChange, ...], Carried | None]:
+    """Give the tree under the identities that hold, what happened to its files, and what to write down (None: nothing).
+
+    `changes` is what happened since `since`, None where history does not lead from there to `tree`. Raises
+    SourceUnreachable where there was a branch and is none any more: that is no wish to stop every model.
+    """
+    if since is not None and tree.revision is None:
+        raise SourceUnreachable(f"the branch is gone; it was at {since[:12]}, and nothing is changed until it is back")
+    carried = carried_over(known, records, tree, changes)
+    if carried is not None and carried is not known:
+        tree = rekeyed(tree, carried)
+        return tree, requests.between(records, tree), carried
+    return tree, changes if changes is not None else requests.between(records, tree), None
+
+
+def carried_over(
+    known: Carried | None, records: Mapping[str, Record], tree: Tree, changes: tuple[FileChange, ...] | None
+) -> Carried | None:
+    """Give `known`, or what takes its place where history would give a living model's path to another model.
+
+    A file that a commit since then brought anew is another model; where history does not connect (`changes` is None),
+    nobody can tell, and the path decides.
+    """
+    made_anew = {change.identity.path for change in changes or () if change.kind is not ChangeKind.MODIFIED}
+    lost = {
+        record.identity.path: key
+        for key, record in records.items()
+        if key not in tree.files and record.state not in _GONE and record.identity.path not in made_anew
+    }
+    if tree.revision is None or not lost or not lost.keys() & {file.identity.path for file in tree.files.values()}:
+        return known
+    keys = Keys()
+    for key in (*lost.values(), *tree.files):
+        keys.take(key)
+    ours = set(lost.values())
+    who = {}
+    for key, file in tree.files.items():
+        identity = file.identity
+        if identity.path in lost:
+            who[identity.path] = lost[identity.path]
+        elif key in ours:  # one chance in 65,536 for two files of one user and one second
+            name = SpecName(identity.user_id, identity.suffix)
+            who[identity.path] = keys.issue(name, identity.path, tree.revision, identity.created_at).model_key
+        else:
+            who[identity.path] = key
+    return Carried(tree.revision, MappingProxyType(who))
+
+
+def rekeyed(tree: Tree, carried: Carried) -> Tree:
+    """Give a tree at `carried.revision` under the identities that hold there."""
+    files = {}
+    for file in tree.files.values():
+        path = file.identity.path
+        files[carried.keys[path]] = replace(file, identity=identity_of(carried.keys[path], path))
+    return replace(tree, files=MappingProxyType(files))
+
+
+def rewritten(
+    since: str | None, tree: Tree, changes: tuple[FileChange, ...] | None, now: datetime
+) -> tuple[Event, ...]:
+    """Give the event of a history that does not go on from `since`, with the old tip and the new one.
+
+    Its author is empty: git does not know who pushed.
+    """
+    new = tree.revision
+    if since is None or new is None or changes is not None:
+        return ()
+    return (
+        Event(
+            event_type=EventType.HISTORY_REWRITTEN,
+            model_key=PLATFORM,
+            user_id="",
+            created_at=now,
+            commit=new,
+            author="",
+            source="git",
+            payload={"from": since, "to": new},
+        ),
+    )

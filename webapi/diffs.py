@@ -1,0 +1,59 @@
+"""What a commit changed in a spec's file, as a unified diff. Files that are no specs by their size are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reconciler.core.entities import FileChange
+from reconciler.shell.git import Git
+
+LONGEST_SPEC = 65536
+"""The longest file of which a diff is made, in bytes: no longer one can be a spec."""
+
+
+def diffs(git: Git, changes: Sequence[FileChange]) -> dict[str, str]:
+    """Give each change's diff by its commit, none for files that are too long or no text. Raises SourceUnreachable."""
+    blobs = list({blob for change in changes for blob in _sides(change) if blob is not None})
+    sizes = {blob: found.size for blob, found in zip(blobs, git.describe(blobs), strict=True) if found is not None}
+    found = {}
+    for change in changes:
+        before, after = _sides(change)
+        if any(sizes.get(blob, LONGEST_SPEC + 1) > LONGEST_SPEC for blob in (before, after) if blob is not None):
+            continue
+        hunks = _between(git, before, after)
+        if hunks is not None:
+            path = change.identity.path
+            names = f"--- {f'a/{path}' if before else '/dev/null'}\n+++ {f'b/{path}' if after else '/dev/null'}\n"
+            found[change.commit.sha] = names + hunks
+    return found
+
+
+def _sides(change: FileChange) -> tuple[str | None, str | None]:
+    return (change.before.blob if change.before else None, change.after.blob if change.after else None)
+
+
+def _between(git: Git, before: str | None, after: str | None) -> str | None:
+    if before is not None and after is not None:
+        out = git.run("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--end-of-options", before, after)
+        start = out.find(b"\n@@ ")
+        if start < 0:
+            return None if out else ""
+        return out[start + 1 :].decode(errors="replace")
+    [content] = git.contents([before or after or ""])
+    if b"\0" in content:
+        return None
+    return _whole(content.decode(errors="replace"), "+" if after is not None else "-")
+
+
+def _whole(text: str, sign: str) -> str:
+    """Write a file that came or went whole as the one hunk that it is."""
+    if not text:
+        return ""
+    lines = text.split("\n")
+    ends = lines[-1] == ""
+    lines = lines[:-1] if ends else lines
+    size = str(len(lines)) if len(lines) > 1 else ""
+    span = f"1,{size}" if size else "1"
+    head = f"@@ -0,0 +{span} @@" if sign == "+" else f"@@ -{span} +0,0 @@"
+    body = [f"{sign}{line}" for line in lines] + ([] if ends else ["\\ No newline at end of file"])
+    return "\n".join([head, *body]) + "\n"
