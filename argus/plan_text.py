@@ -34,6 +34,7 @@ _SIGNS = {
     Effect.FALL_BACK: "~",
     Effect.REJECT: "!",
     Effect.WAIT: "!",
+    Effect.BLOCK: "!",
     Effect.FAIL: "!",
     Effect.HOLD: "!",
 }
@@ -48,6 +49,7 @@ _COUNTED = {
     Effect.FALL_BACK: "taken back",
     Effect.REJECT: "rejected",
     Effect.WAIT: "waiting for room",
+    Effect.BLOCK: "impossible as things are",
     Effect.FAIL: "without a usable folder",
     Effect.HOLD: "held",
 }
@@ -123,6 +125,8 @@ def _what(change: Plan) -> str:  # noqa: PLR0911  one return an effect
             return f"rejected{_place(change)}: {_kept(change)}"
         case Effect.WAIT:
             return f"waits for room: {_kept(change)}"
+        case Effect.BLOCK:
+            return f"cannot be done as things are: {_kept(change)}"
         case Effect.FAIL:
             return f"cannot be served: {_kept(change)}"
         case Effect.FALL_BACK:

@@ -75,7 +75,7 @@ def plan_change() -> dict[str, Any]:
         tree=target,
         parsed=_parsed(platform, target, records, change.content),
         records=records,
-        locate=lambda want, known: locate(folders, want, known, now, platform.settings.platform),
+        locate=lambda want, have: locate(folders, want, have, now, platform.settings.platform),
         cluster=_cluster(platform),
         now=now,
         platform=platform.settings.platform,

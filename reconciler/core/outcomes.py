@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
+from reconciler.core.actions import Action, Hold, Idle, Keep, Refuse, Remove, Scale, Settle, Start, Wait
 from reconciler.core.effects import Effect
 from reconciler.core.entities import Record, State
-from reconciler.core.plan import Action, Hold, Idle, Keep, Refuse, Remove, Scale, Settle, Start, Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Outcome:
 NOTHING = Outcome(Effect.NONE)
 
 
-def outcome(action: Action, before: Record | None, *, touched: bool) -> Outcome:  # noqa: PLR0911  one return a case
+def outcome(action: Action, before: Record | None, *, touched: bool) -> Outcome:  # noqa: PLR0911, PLR0912  one a case
     """Say what `action` means for a model that `before` is known of, None for one that is new.
 
     `touched` says whether the model's file has a commit that the record does not know. What goes on waiting, or goes
@@ -37,12 +37,15 @@ def outcome(action: Action, before: Record | None, *, touched: bool) -> Outcome:
     match action:
         case Keep():
             return Outcome(Effect.UPDATE) if touched else NOTHING
-        case Start(workload):
+        case Start(is_adopted=True):
+            return NOTHING  # it runs, and only the ledger does not know
+        case Start(estimate_s=estimate_s, downtime=why_down):
+            loads = f"loads in about {estimate_s} s" if estimate_s else None
             if before is None:
-                return Outcome(Effect.CREATE)
+                return Outcome(Effect.CREATE, loads)
             if before.applied is None:
-                return Outcome(Effect.START)
-            return Outcome(Effect.ROLL, action.downtime, downtime=not workload.surge)
+                return Outcome(Effect.START, loads)
+            return Outcome(Effect.ROLL, why_down or loads, downtime=why_down is not None)
         case Scale():
             return Outcome(Effect.SCALE)
         case Settle(workload):
@@ -52,8 +55,10 @@ def outcome(action: Action, before: Record | None, *, touched: bool) -> Outcome:
             return Outcome(Effect.HOLD, why) if touched else NOTHING
         case Refuse(reason=reason):
             return Outcome(Effect.FAIL, reason) if touched else NOTHING
-        case Wait(reason=reason) | Hold(reason=reason):
+        case Wait(reason=reason):
             return Outcome(Effect.WAIT, reason) if touched else NOTHING
+        case Hold(reason=reason):
+            return Outcome(Effect.BLOCK, reason) if touched else NOTHING
         case Idle():
             return NOTHING
         case Remove():

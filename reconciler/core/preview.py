@@ -42,11 +42,10 @@ from reconciler.spec import ServingSpec, SpecRejected, UpdateStrategy
 ANY_ROOM = Cluster(1e9, 1e9)
 """What is planned with where nobody knows the cluster: everything fits."""
 
-NO_LOADS = LoadTimes()
-"""What is known of loads where there is no ledger."""
-
 UNBORN = "0" * 40
 """The SHA that stands for the commit that would bring a change onto the branch."""
+
+_NO_LOADS = LoadTimes()
 
 Locate = Callable[[Mapping[str, Wanted], Mapping[str, Record]], Mapping[str, Located | Unusable]]
 """(what is wanted, what is known) -> the folders that a pass would look at, by model key."""
@@ -178,7 +177,7 @@ def foresee(
     now: datetime,
     platform: str,
     update_strategy: UpdateStrategy = "auto",
-    load_times: LoadTimes = NO_LOADS,
+    load_times: LoadTimes = _NO_LOADS,
 ) -> Preview:
     """Say what the next pass would do if `tree` were the branch's newest revision.
 
@@ -194,7 +193,7 @@ def foresee(
         load_times: How long earlier starts took.
     """
     wanted = desired(tree, parsed, records)
-    known = progress.committed(records, wanted, {}, now)
+    known = progress.committed(records, wanted, {})
     decided = plan(
         wanted=wanted,
         folders=locate(wanted, known),
@@ -203,7 +202,7 @@ def foresee(
         now=now,
         platform=platform,
         update_strategy=update_strategy,
-        others_gpus=room.others(cluster, known.values(), None) if cluster else 0,
+        others_gpus=room.others(cluster, known.values(), None) if cluster else 0.0,
         deployments={key: record.deployment for key, record in records.items() if record.deployment is not None},
         load_times=load_times,
     )

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from reconciler.core.actions import Action, Hold, Idle, Keep, Refuse, Remove, Scale, Settle, Start, Wait
 from reconciler.core.effects import Effect
 from reconciler.core.entities import Cluster, Record, SpecFile, State, Tree
 from reconciler.core.history import Entry, PathChange
 from reconciler.core.outcomes import NOTHING, Outcome, outcome
-from reconciler.core.plan import Action, Idle, Keep, Refuse, Remove, Scale, Settle, Start, Wait
 from reconciler.core.plandata import MOST_NAMED, data
 from reconciler.core.preview import (
     UNBORN,
@@ -38,7 +38,16 @@ WAITING = record(spec(), error_summary="waiting for room")
         (Start(UP, commit()), None, True, Outcome(Effect.CREATE)),
         (Start(UP, commit()), WAITING, False, Outcome(Effect.START)),
         (Start(OTHER, commit()), running(spec()), True, Outcome(Effect.ROLL, downtime=False)),
-        (Start(replace(OTHER, surge=False), commit()), running(spec()), True, Outcome(Effect.ROLL, downtime=True)),
+        (
+            Start(replace(OTHER, surge=False), commit(), downtime="down for about 9 s: no free GPU", estimate_s=9),
+            running(spec()),
+            True,
+            Outcome(Effect.ROLL, "down for about 9 s: no free GPU", downtime=True),
+        ),
+        (Start(OTHER, commit(), estimate_s=9), WAITING, True, Outcome(Effect.START, "loads in about 9 s")),
+        (Start(UP, commit(), is_adopted=True), None, True, NOTHING),
+        (Hold(UP, commit(), "never fits"), running(spec()), True, Outcome(Effect.BLOCK, "never fits")),
+        (Hold(UP, commit(), "never fits"), running(spec()), False, NOTHING),
         (Scale(UP, commit()), running(spec()), True, Outcome(Effect.SCALE)),
         (Settle(UP), running(spec()), False, NOTHING),
         (Settle(UP), running(spec(), error_summary="no weights"), True, Outcome(Effect.HOLD, "no weights")),
