@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from reconciler.chronicle import NoNotes
 from reconciler.core.entities import State
 from reconciler.errors import ArgusError, Moved, RuntimeLost, RuntimeUnreachable, Unreachable
 from reconciler.front import config as front
@@ -25,6 +26,7 @@ from reconciler.settings import Settings
 from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.ledger import SqlBoard, SqlLedger
 from reconciler.shell.ledger.engine import open_engine
+from reconciler.shell.notes import GitNotes
 from reconciler.shell.publisher import Publisher, Publishing
 from reconciler.shell.source import GitSource
 from reconciler.shell.watch import Watch
@@ -147,6 +149,7 @@ def main(settings: Settings) -> int:
         ledger=ledger,
         rules=rules(settings),
         clock=lambda: datetime.now(UTC),
+        notes=GitNotes.from_settings(settings) if settings.spec_repo.notes else NoNotes(),
     )
     runner = Runner(reconciler, settings.reconcile.interval_s)
     watch = Watch(ledger, settings.spec_repo_url, settings.spec_repo.branch)

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from reconciler.core import progress, requests, routing
-from reconciler.core.desired import Wanted, desired, must_be_located, pinned, source
+from reconciler.chronicle import Chronicle, NoNotes
+from reconciler.core import progress, requests, routing, verdicts
+from reconciler.core.cases import CaseId
+from reconciler.core.desired import Wanted, desired, must_be_located, pinned, refused_by_mode, source
 from reconciler.core.entities import (
     ChangeKind,
     Commit,
@@ -25,7 +27,7 @@ from reconciler.core.entities import (
     Unusable,
 )
 from reconciler.core.plan import differs, plan
-from reconciler.ports import Advance, Front, Ledger, ModelFolders, PlatformStatus, Runtime, Source
+from reconciler.ports import Advance, Front, Ledger, ModelFolders, Notes, PlatformStatus, Runtime, Source
 from reconciler.spec import Limits, ServingSpec, SpecRejected, parse
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,13 @@ class Reconciler:
     ledger: Ledger
     rules: Rules
     clock: Callable[[], datetime]
+    notes: Notes = field(default_factory=NoNotes)
+    _chronicle: Chronicle = field(init=False)
     _parsed: dict[tuple[str, str, str], ServingSpec | SpecRejected] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Keep the way to the notes."""
+        self._chronicle = Chronicle(self.notes, self.ledger)
 
     def reconcile_once(self) -> progress.Progress:
         """Bring what runs one step closer to what the repository wants, write down what happened, and give it.
@@ -64,6 +72,7 @@ class Reconciler:
         reading = self.source.read(known.revision)
         changes = reading.changes if reading.changes is not None else requests.between(known.records, reading.tree)
         specs = self._specs(reading.tree, changes)
+        past = self._chronicle.restored(self.source.history()) if known.revision is None else ()
         seen = self.runtime.observe()
 
         have = progress.observed(known.records, seen, now, self.rules.retry_delays_s)
@@ -85,16 +94,29 @@ class Reconciler:
 
         asked = tuple(_request(change, specs, now) for change in changes)
         events = asked + have.events + outcome.events
+        cases = verdicts.judged(
+            known.cases,
+            verdicts.Seen(_asks(changes, specs), want, reading.tree.revision, rewritten=reading.changes is None),
+            on_record=self._on_record(changes) | {case.id for case in past},
+            before=known.records,
+            actions=decided.actions,
+            records=outcome.records,
+            now=now,
+            applied_at=self.clock(),
+        )
         self.ledger.record(
             known.base,
             Advance(
                 revision=reading.tree.revision,
                 records=progress.stamped(known.records, outcome.records, now),
                 events=events,
+                cases=cases,
+                restored=past,
                 users=reading.tree.users,
-                status=_status(seen, reading.tree.revision, now),
+                status=_status(seen, reading.tree.revision, now, self._chronicle.error),
             ),
         )
+        self._chronicle.publish(now)
         for event in events:
             log.info("%s %s at %s by %s", event.event_type, event.model_key, event.commit[:12], event.author)
         return progress.Progress(outcome.records, events)
@@ -102,8 +124,11 @@ class Reconciler:
     def report_trouble(self, error: Exception) -> None:
         """Write down that a pass could not be made, for status pages. Raises LedgerUnreachable."""
         known = self.ledger.load()
-        status = PlatformStatus(self.clock(), known.revision, None, "", 0, 0, str(error))
+        status = PlatformStatus(self.clock(), known.revision, None, "", 0, 0, str(error), self._chronicle.error)
         self.ledger.record(known.base, Advance(revision=known.revision, status=status))
+
+    def _on_record(self, changes: tuple[FileChange, ...]) -> frozenset[CaseId]:
+        return self.ledger.on_record({change.commit.sha for change in changes}) if changes else frozenset()
 
     def _specs(
         self, tree: Tree, changes: tuple[FileChange, ...]
@@ -141,7 +166,7 @@ class Reconciler:
         return folders
 
 
-def _status(seen: Observation, revision: str | None, now: datetime) -> PlatformStatus:
+def _status(seen: Observation, revision: str | None, now: datetime, notes_error: str | None) -> PlatformStatus:
     return PlatformStatus(
         seen_at=now,
         revision=revision,
@@ -150,6 +175,7 @@ def _status(seen: Observation, revision: str | None, now: datetime) -> PlatformS
         total_gpus=seen.cluster.total_gpus,
         free_gpus=seen.cluster.free_gpus,
         error=None,
+        notes_error=notes_error,
     )
 
 
@@ -165,6 +191,15 @@ def _by_key(
 
 def _deletions(changes: tuple[FileChange, ...]) -> dict[str, Commit]:
     return {change.identity.model_key: change.commit for change in changes if change.kind is ChangeKind.DELETED}
+
+
+def _asks(
+    changes: tuple[FileChange, ...], specs: Mapping[tuple[str, str, str], ServingSpec | SpecRejected]
+) -> tuple[verdicts.Ask, ...]:
+    return tuple(
+        verdicts.Ask(change, (refused_by_mode(change.after) or specs[_address(change.after)]) if change.after else None)
+        for change in changes
+    )
 
 
 def _request(

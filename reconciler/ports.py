@@ -5,11 +5,12 @@ Every method that waits has a time limit of its own and raises the `Unreachable`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from reconciler.core.cases import Case, CaseId
 from reconciler.core.entities import (
     App,
     Event,
@@ -44,6 +45,10 @@ class Source(Protocol):
 
         A file counts at the commit that brought it onto the branch: history is walked along first parents.
         """
+        ...
+
+    def history(self) -> tuple[FileChange, ...]:
+        """Give everything that ever happened to spec files on the branch, oldest first, as it was last read."""
         ...
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
@@ -85,11 +90,16 @@ class LedgerState:
     base: int
     revision: str | None
     records: Mapping[str, Record]
+    cases: tuple[Case, ...] = ()
+    """The open ones, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlatformStatus:
-    """What the reconciler last saw of itself and of Serve, for status pages. `error` is None after a good pass."""
+    """What the reconciler last saw of itself and of Serve, for status pages. `error` is None after a good pass.
+
+    `notes_error` says why verdicts cannot be published as git notes; None while they can.
+    """
 
     seen_at: datetime
     revision: str | None
@@ -98,15 +108,22 @@ class PlatformStatus:
     total_gpus: float
     free_gpus: float
     error: str | None
+    notes_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What one pass learnt: the records that changed, the events in order, and where the branch was."""
+    """What one pass learnt: the records that changed, the events in order, and where the branch was.
+
+    `cases` are those that were opened, changed or closed, in the branch's order; one that has a verdict got it in this
+    pass. `restored` are closed ones that git notes told of.
+    """
 
     revision: str | None
     records: Sequence[Record] = ()
     events: Sequence[Event] = ()
+    cases: Sequence[Case] = ()
+    restored: Sequence[Case] = ()
     users: frozenset[str] = frozenset()
     status: PlatformStatus | None = field(default=None)
 
@@ -121,8 +138,24 @@ class Ledger(Protocol):
     def record(self, base: int, advance: Advance) -> int:
         """Write one pass in one transaction and give the new base.
 
-        Raises Moved where somebody else wrote since `base` was read (nothing is written), LedgerUnreachable.
+        A case that is closed stays as it is, whatever is written over it; a restored one counts as published. Raises
+        Moved where somebody else wrote since `base` was read (nothing is written), LedgerUnreachable.
         """
+        ...
+
+    def on_record(self, commits: Collection[str]) -> frozenset[CaseId]:
+        """Give the cases, open and closed, that are on record for these commits. Raises LedgerUnreachable."""
+        ...
+
+    def unpublished(self, commits: int) -> tuple[Case, ...]:
+        """Give every closed case of commits of which one was closed and is not marked as published.
+
+        The oldest such commits, at most `commits` of them, in their order. Raises LedgerUnreachable.
+        """
+        ...
+
+    def published(self, cases: Sequence[Case]) -> None:
+        """Mark cases as published. Raises LedgerUnreachable."""
         ...
 
     def nudges(self) -> int:
@@ -139,6 +172,24 @@ class Front(Protocol):
 
     def show(self, names: Sequence[Name]) -> None:
         """Know these names from now on, and no others. Raises Unreachable where that cannot be passed on."""
+        ...
+
+
+class Notes(Protocol):
+    """Where verdicts go for people to find: notes on commits, beside the branch, which they never touch."""
+
+    def read(self, commits: Sequence[str]) -> Mapping[str, str]:
+        """Give the notes of these commits (full SHAs, the most wanted first), as far as they are bounded in size.
+
+        What cannot be read as notes is passed over. Raises SourceUnreachable where a remote does not answer.
+        """
+        ...
+
+    def publish(self, notes: Mapping[str, str]) -> None:
+        """Make these the notes of their commits (by full SHA), at once or not at all; every other note stays.
+
+        Raises SourceUnreachable where that cannot be done, also where a remote refuses.
+        """
         ...
 
 

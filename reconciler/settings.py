@@ -48,6 +48,7 @@ class SpecRepoSettings(_Section):
 
     url: str | None = None
     branch: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")] = "main"
+    notes: bool = True
     timeout_s: Seconds = 30
 
 

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -37,6 +38,14 @@ _LOG = (
 def is_remote(url: str) -> bool:
     """Say whether `url` names a repository that has to be mirrored; everything else is a local folder."""
     return _REMOTE.match(url) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A commit of the branch, and each of its changes of spec files with what happened to that model next."""
+
+    commit: Commit
+    changes: tuple[tuple[FileChange, FileChange | None], ...]
 
 
 class GitSource:
@@ -76,6 +85,11 @@ class GitSource:
             changes = self._history.changes_since(since) if since is not None else None
             return Reading(tree=self._history.tree, changes=changes)
 
+    def history(self) -> tuple[FileChange, ...]:
+        """Keep `ports.Source.history`."""
+        with self._lock:
+            return self._history.changes
+
     def tree(self, *, max_age_s: float = 0) -> Tree:
         """Read the newest revision. Raises SourceUnreachable.
 
@@ -91,6 +105,21 @@ class GitSource:
         with self._lock:
             self._advance(fetch=False)
             return self._history.head, self._history.at(path)
+
+    def past(self, prefix: str, *, max_age_s: float = 0) -> tuple[Past, ...]:
+        """Give the branch's commits whose SHA begins with `prefix`, each with what it did. Raises SourceUnreachable.
+
+        Of more than two it gives two: enough to know that `prefix` is ambiguous.
+        """
+        with self._lock:
+            self._advance(fetch=time.monotonic() - self._fetched_at > max_age_s)
+            history = self._history
+            return tuple(_past(history, sha) for sha in history.starting_with(prefix)[:2])
+
+    def is_after(self, sha: str, revision: str | None) -> bool:
+        """Say whether a commit came onto the branch after `revision`, as far as the branch was read last."""
+        with self._lock:
+            return self._history.is_after(sha, revision)
 
     def follow(self, published: RawCommit, path: str) -> FileChange | None:
         """Say what a commit that was just published did to the spec file at `path`. Raises SourceUnreachable.
@@ -145,7 +174,7 @@ class GitSource:
                 "push", "--porcelain", "--no-verify", "--end-of-options", _REMOTE_NAME, f"{new}:{ref}"
             )
             if outcome.status != 0:
-                return self._lost(outcome, _pushed_too_late(outcome))
+                return self._lost(outcome, pushed_too_late(outcome))
             with self.git.exclusive("argus-fetch"):
                 self.git.move_branch(self.branch, new, old)  # where it fails, the next fetch does it
             return True
@@ -196,6 +225,12 @@ class GitSource:
         if old is not None:  # a rewritten branch: nothing is new on it, or its old commits are gone for good
             raise _NotContinued
         raise SourceUnreachable(f"git log failed: {outcome.complaint}")
+
+
+def _past(history: History, sha: str) -> Past:
+    commit = history.commit(sha)
+    assert commit is not None, "a SHA of this history"  # noqa: S101  `starting_with` gave it
+    return Past(commit, tuple((change, history.next_change(change)) for change in history.changes_by(sha)))
 
 
 class _NotContinued(Moved):
@@ -258,7 +293,7 @@ def _entry(mode: str, blob: str) -> Entry | None:
     return None if mode == "000000" else Entry(mode=mode, blob=blob)
 
 
-def _pushed_too_late(outcome: Outcome) -> bool:
+def pushed_too_late(outcome: Outcome) -> bool:
     """Say whether a push was refused because the remote's branch had moved (or was moving) meanwhile."""
     said = outcome.out + outcome.err
     reasons = (b"fetch first", b"non-fast-forward", b"cannot lock ref", b"failed to update ref", b"stale info")

@@ -3,7 +3,8 @@
 from reconciler.testing.folders import MemoryFolders
 from reconciler.testing.front import MemoryFront
 from reconciler.testing.ledger import MemoryLedger
+from reconciler.testing.notes import MemoryNotes
 from reconciler.testing.runtime import MemoryRuntime
 from reconciler.testing.source import MemorySource
 
-__all__ = ["MemoryFolders", "MemoryFront", "MemoryLedger", "MemoryRuntime", "MemorySource"]
+__all__ = ["MemoryFolders", "MemoryFront", "MemoryLedger", "MemoryNotes", "MemoryRuntime", "MemorySource"]

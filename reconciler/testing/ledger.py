@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from types import MappingProxyType
 
+from reconciler.core.cases import Case, CaseId
 from reconciler.core.entities import Event, Record, State
 from reconciler.errors import LedgerUnreachable, Moved
 from reconciler.ports import Advance, LedgerState, PlatformStatus
@@ -18,30 +20,56 @@ class MemoryLedger:
         self.revision: str | None = None
         self.records: dict[str, Record] = {}
         self.events: list[Event] = []
+        self.cases: dict[CaseId, Case] = {}
         self.users: set[str] = set()
         self.status: PlatformStatus | None = None
         self.down = False
         self._nudges = 0
+        self._published: set[CaseId] = set()
 
     def load(self) -> LedgerState:
         """Keep `ports.Ledger.load`."""
         self._reach()
         living = {key: record for key, record in self.records.items() if record.state is not State.DELETED}
-        return LedgerState(self.base, self.revision, MappingProxyType(living))
+        still_open = tuple(case for case in self.cases.values() if case.verdict is None)
+        return LedgerState(self.base, self.revision, MappingProxyType(living), still_open)
 
     def record(self, base: int, advance: Advance) -> int:
         """Keep `ports.Ledger.record`."""
         self._reach()
         if base != self.base:
             raise Moved(f"the ledger is at base {self.base}, no longer at {base}")
-        if advance.records or advance.events or advance.revision != self.revision:
+        if advance.records or advance.events or advance.cases or advance.revision != self.revision:
             self.base += 1
         self.revision = advance.revision
         self.records |= {record.identity.model_key: record for record in advance.records}
         self.events += advance.events
+        for case in (*advance.restored, *advance.cases):
+            known = self.cases.get(case.id)
+            if known is None or known.verdict is None:
+                self.cases[case.id] = case
+        self._published |= {case.id for case in advance.restored}
         self.users |= advance.users
         self.status = advance.status or self.status
         return self.base
+
+    def on_record(self, commits: Collection[str]) -> frozenset[CaseId]:
+        """Keep `ports.Ledger.on_record`."""
+        self._reach()
+        return frozenset(id_ for id_ in self.cases if id_[0] in commits)
+
+    def unpublished(self, commits: int) -> tuple[Case, ...]:
+        """Keep `ports.Ledger.unpublished`."""
+        self._reach()
+        closed = [case for case in self.cases.values() if case.verdict is not None]
+        due = dict.fromkeys(case.commit.sha for case in closed if case.id not in self._published)
+        chosen = list(due)[:commits]
+        return tuple(case for sha in chosen for case in closed if case.commit.sha == sha)
+
+    def published(self, cases: Sequence[Case]) -> None:
+        """Keep `ports.Ledger.published`."""
+        self._reach()
+        self._published |= {case.id for case in cases}
 
     def nudges(self) -> int:
         """Keep `ports.Ledger.nudges`."""

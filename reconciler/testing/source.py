@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
-from reconciler.core.entities import Commit, WrittenBy
+from reconciler.core.entities import Commit, FileChange, WrittenBy
 from reconciler.core.history import Entry, History, PathChange, RawCommit
 from reconciler.errors import SourceUnreachable
 from reconciler.ports import Reading
@@ -73,6 +73,10 @@ class MemorySource:
         self._reach()
         changes = self._history.changes_since(since) if since is not None else None
         return Reading(tree=self._history.tree, changes=changes)
+
+    def history(self) -> tuple[FileChange, ...]:
+        """Keep `ports.Source.history`."""
+        return self._history.changes
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
         """Keep `ports.Source.blobs`."""

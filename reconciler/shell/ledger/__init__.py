@@ -1,10 +1,9 @@
 """The ledger: what was done and seen, in a relational database through SQLAlchemy Core.
 
 Here live its tables and their migrations (`schema`), the way a database is opened, locked and written to (`engine`,
-the only file that knows one database from another), values as rows (`rows`), and four views of it: the loop's
-(`SqlLedger`), the API's reading side (`LedgerReader`), users with their tokens (`Accounts`), and the routing table for
-fronts (`SqlBoard`). No decision about a
-model is made here, and nothing here knows git or Serve.
+the only file that knows one database from another), values as rows (`rows`), and five views of it: the loop's
+(`SqlLedger`), the API's reading side (`LedgerReader`, `VerdictReader`), users with their tokens (`Accounts`), and the
+routing table for fronts (`SqlBoard`). No decision about a model is made here, and nothing here knows git or Serve.
 
     engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s)
     SqlLedger(engine), LedgerReader(engine), Accounts(engine)
@@ -18,6 +17,7 @@ from reconciler.shell.ledger.board import SqlBoard
 from reconciler.shell.ledger.engine import open_engine as open_ledger
 from reconciler.shell.ledger.loop import SqlLedger
 from reconciler.shell.ledger.reading import LedgerReader
+from reconciler.shell.ledger.verdicts import VerdictReader
 
 __all__ = [
     "Accounts",
@@ -28,5 +28,6 @@ __all__ = [
     "TokenInfo",
     "UnknownUser",
     "User",
+    "VerdictReader",
     "open_ledger",
 ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
+from reconciler.core.cases import Case, CaseId
 from reconciler.core.entities import Record, State
 from reconciler.errors import Moved
 from reconciler.ports import Advance, LedgerState
-from reconciler.shell.ledger import rows
+from reconciler.shell.ledger import rows, verdicts
 from reconciler.shell.ledger.engine import insert_absent, reading, upsert, writing
 from reconciler.shell.ledger.schema import ONLY, events, loop, models, nudges, platform_status, users
 
@@ -39,7 +41,8 @@ class SqlLedger:
                 # The records must be those of the base that is given with them: PostgreSQL holds writers off from
                 # here to the end, SQLite reads a snapshot anyway.
                 base, revision = connection.execute(_STAND.with_for_update(read=True)).one()
-                self._last = LedgerState(base, revision, MappingProxyType(_living(connection)))
+                records = MappingProxyType(_living(connection))
+                self._last = LedgerState(base, revision, records, verdicts.open_cases(connection))
         return self._last
 
     def record(self, base: int, advance: Advance) -> int:
@@ -50,18 +53,36 @@ class SqlLedger:
             if found.base != base:
                 raise Moved(f"the ledger is at base {found.base}, no longer at {base}: somebody else wrote it")
             grown = base
-            if advance.records or advance.events or advance.revision != found.revision:
+            if advance.records or advance.events or advance.cases or advance.revision != found.revision:
                 grown += 1
                 connection.execute(_STEP.values(base=grown, revision=advance.revision))
             upsert(connection, models, [rows.record_row(record) for record in advance.records])
             if advance.events:
                 connection.execute(insert(events), [rows.event_row(event) for event in advance.events])
+            if advance.cases or advance.restored:
+                verdicts.write(connection, advance.cases, advance.restored)
+            cases = verdicts.open_cases(connection) if advance.cases else None
             _add_users(connection, new_users, advance)
             if advance.status is not None:
                 upsert(connection, platform_status, [{"id": ONLY, **rows.status_row(advance.status)}])
         self._users |= new_users
-        self._remember(base, grown, advance)
+        self._remember(base, grown, advance, cases)
         return grown
+
+    def on_record(self, commits: Collection[str]) -> frozenset[CaseId]:
+        """Keep `ports.Ledger.on_record`."""
+        with reading(self._engine) as connection:
+            return verdicts.on_record(connection, commits)
+
+    def unpublished(self, commits: int) -> tuple[Case, ...]:
+        """Keep `ports.Ledger.unpublished`."""
+        with reading(self._engine) as connection:
+            return verdicts.unpublished(connection, commits)
+
+    def published(self, cases: Sequence[Case]) -> None:
+        """Keep `ports.Ledger.published`."""
+        with writing(self._engine) as connection:
+            verdicts.mark_published(connection, cases)
 
     def nudges(self) -> int:
         """Keep `ports.Ledger.nudges`."""
@@ -74,7 +95,7 @@ class SqlLedger:
         with writing(self._engine) as connection:
             connection.execute(update(nudges).where(nudges.c.id == ONLY).values(count=nudges.c.count + 1))
 
-    def _remember(self, base: int, grown: int, advance: Advance) -> None:
+    def _remember(self, base: int, grown: int, advance: Advance, cases: tuple[Case, ...] | None) -> None:
         if self._last is None or self._last.base != base:
             self._last = None
         elif grown != base:
@@ -84,7 +105,8 @@ class SqlLedger:
                     records.pop(record.identity.model_key, None)
                 else:
                     records[record.identity.model_key] = record
-            self._last = LedgerState(grown, advance.revision, MappingProxyType(records))
+            still_open = self._last.cases if cases is None else cases
+            self._last = LedgerState(grown, advance.revision, MappingProxyType(records), still_open)
 
 
 def _living(connection: Connection) -> dict[str, Record]:
