@@ -11,9 +11,9 @@ from flask import Flask, Response, g, request
 from reconciler.settings import Settings
 from reconciler.shell.admin_token import admin_token
 from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, LedgerReader, SqlLedger, open_ledger
+from reconciler.shell.ledger import Accounts, LedgerReader, SqlLedger, VerdictReader, open_ledger
 from reconciler.shell.source import GitSource
-from webapi import auth, openapi, parts, problems
+from webapi import auth, commits, openapi, parts, problems
 from webapi.docs import docs
 from webapi.health import health
 from webapi.models import models
@@ -34,6 +34,7 @@ def create_app(settings: Settings) -> Flask:
             store=SpecStore(GitSource.from_settings(settings)),
             folders=DiskModelFolders(settings.private_root),
             reader=LedgerReader(engine),
+            verdicts=VerdictReader(engine),
             accounts=Accounts(engine),
             ledger=SqlLedger(engine),
             admin_token=admin_token(settings),
@@ -50,8 +51,9 @@ def assemble(platform: Parts) -> Flask:
     problems.install(app)
     app.before_request(_start_clock)
     auth.install(app)
+    commits.install(app, platform.settings.api.threads)
     app.after_request(_write_log)
-    for api in (health, users, models, status):
+    for api in (health, users, models, commits.commits, status):
         app.register_api(api)
     app.register_blueprint(docs)
     return app

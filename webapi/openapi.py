@@ -50,6 +50,8 @@ _SPEC_AS_JSON = {"model_id": "qwen-0.5b", "model_source": "$HOME/common/hf/demo"
 
 _REQUESTS: tuple[type[BaseModel], ...] = (ServingSpec, schemas.SpecPatch, schemas.NewUser)
 _ANSWERS: tuple[type[BaseModel], ...] = (
+    schemas.CommitList,
+    schemas.CommitView,
     schemas.ErrorBody,
     schemas.HealthView,
     schemas.IssuedTokenView,

@@ -22,7 +22,7 @@ from reconciler.errors import ArgusError, Moved, SourceUnreachable
 from reconciler.names import split_path
 from reconciler.shell.git import STALE_LOCK_S, clean, scrub
 from reconciler.shell.objects import FILE_MODE, FOLDER_MODE, Kind, TreeEntry, object_id, parse_tree, tree_with
-from reconciler.shell.source import GitSource
+from reconciler.shell.source import GitSource, Past
 
 MAX_BLOB_BYTES = 1024 * 1024
 """What is read of a file at most. Anything longer is no spec, and is cut to one byte more so that it shows."""
@@ -94,6 +94,14 @@ class SpecStore:
     def read(self) -> Tree:
         """Give the newest tree: of a remote repository, one at most `READ_AGE_S` old. Raises SourceUnreachable."""
         return self._source.tree(max_age_s=READ_AGE_S)
+
+    def past(self, prefix: str) -> tuple[Past, ...]:
+        """Give the branch's commits whose SHA begins with `prefix`, as `read` sees it. Raises SourceUnreachable."""
+        return self._source.past(prefix, max_age_s=READ_AGE_S)
+
+    def is_after(self, sha: str, revision: str | None) -> bool:
+        """Say whether a commit that touched spec files came onto the branch after `revision`."""
+        return self._source.is_after(sha, revision)
 
     def text(self, path: str) -> bytes | None:
         """Give a file's content at the head that `read` gives, cut to `MAX_BLOB_BYTES` + 1; None where there is none.

@@ -150,7 +150,9 @@ def platform(models: Iterable[Model], head: str | None, status: PlatformStatus |
         revision=schemas.RevisionSummary(head=head, last_seen=status.revision if status else None),
         models={each: counted[each] for each in State if each is not State.DELETED},
         reconciler=schemas.ReconcilerSummary(
-            last_pass_at=status.seen_at if status else None, error=status.error if status else None
+            last_pass_at=status.seen_at if status else None,
+            error=status.error if status else None,
+            notes_error=status.notes_error if status else None,
         ),
     )
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 
-from reconciler.core.entities import ChangeKind, Commit
+from reconciler.core.entities import Commit
 
 LONGEST_MESSAGE = 2000
 
@@ -62,15 +62,16 @@ class Stages:
 class Case:
     """One commit's change of one spec file, and what became of it. `verdict` is None while the case is open.
 
-    `line` and `column` count from 1 and point into a file that was refused. `superseded_by` is the full SHA of a later
-    commit that touches the same path, or of a rewritten branch's tip (None where that is unborn).
+    `removes` says that the commit took the file away. `line` and `column` count from 1 and point into a file that was
+    refused. `superseded_by` is the full SHA of a later commit that touches the same path, or of a rewritten branch's
+    tip (None where that is unborn).
     """
 
     commit: Commit
     path: str
     model_key: str
     user_id: str
-    kind: ChangeKind
+    removes: bool
     stages: Stages
     verdict: Verdict | None = None
     message: str | None = None

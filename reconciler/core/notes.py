@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from reconciler.core.cases import LONGEST_MESSAGE, WORST_FIRST, Case, CaseId, Stages, Verdict
-from reconciler.core.entities import FileChange
+from reconciler.core.entities import ChangeKind, FileChange
 
 VERSION = 1
 
@@ -115,7 +115,7 @@ def _case(change: FileChange, told: Mapping[str, Any]) -> Case | None:
         path=identity.path,
         model_key=identity.model_key,
         user_id=identity.user_id,
-        kind=change.kind,
+        removes=change.kind is ChangeKind.DELETED,
         stages=Stages(change.commit.committed_at, **times),
         verdict=Verdict(verdict),
         message=message[:LONGEST_MESSAGE] if isinstance(message, str) else None,

@@ -109,7 +109,7 @@ def _open(docket: _Docket, seen: Seen, exists: Collection[CaseId], before: Mappi
             refused_after.setdefault(key, sha)
             if is_new:
                 _reject(docket, case, ask.says)
-        elif ask.says == accepted.get(key) and (current is None or current.kind is not ChangeKind.DELETED):
+        elif ask.says == accepted.get(key) and (current is None or not current.removes):
             if is_new:
                 docket.close(case, Verdict.NO_CHANGE, "it says what was said before")
         else:
@@ -125,7 +125,7 @@ def _drop_what_nobody_wants(
 ) -> None:
     for key, case in list(docket.open.items()):
         want = seen.wanted.get(key)
-        if case.kind is ChangeKind.DELETED:
+        if case.removes:
             if want is not None:
                 docket.supersede(key, want.file.commit.sha)
         elif want is None:
@@ -142,7 +142,7 @@ def _case(change: FileChange, now: datetime) -> Case:
         path=change.identity.path,
         model_key=change.identity.model_key,
         user_id=change.identity.user_id,
-        kind=change.kind,
+        removes=change.kind is ChangeKind.DELETED,
         stages=Stages(committed=change.commit.committed_at, seen=now),
     )
 
@@ -154,7 +154,7 @@ def _reject(docket: _Docket, case: Case, why: SpecRejected) -> None:
 def _advanced(case: Case, action: Action | None, record: Record | None, now: datetime, applied_at: datetime) -> Case:
     """Bring an open case up to what was decided and observed."""
     case = replace(case, stages=replace(case.stages, planned=case.stages.planned or now))
-    if case.kind is ChangeKind.DELETED:
+    if case.removes:
         return _removed(case, action, record, now, applied_at)
     if record is None:
         return case

@@ -107,14 +107,11 @@ class GitSource:
             return self._history.head, self._history.at(path)
 
     def past(self, prefix: str, *, max_age_s: float = 0) -> tuple[Past, ...]:
-        """Give the branch's commits whose SHA begins with `prefix`, each with what it did. Raises SourceUnreachable.
-
-        Of more than two it gives two: enough to know that `prefix` is ambiguous.
-        """
+        """Give the branch's commits whose SHA begins with `prefix`, each with what it did. Raises SourceUnreachable."""
         with self._lock:
             self._advance(fetch=time.monotonic() - self._fetched_at > max_age_s)
             history = self._history
-            return tuple(_past(history, sha) for sha in history.starting_with(prefix)[:2])
+            return tuple(_past(history, sha) for sha in history.starting_with(prefix))
 
     def is_after(self, sha: str, revision: str | None) -> bool:
         """Say whether a commit came onto the branch after `revision`, as far as the branch was read last."""

@@ -26,7 +26,7 @@ SPECS = st.builds(
 )
 RUBBISH = st.sampled_from(["", "a: [", "model_id: other\n", "model_id: &x a\n"])
 CONTENT = st.one_of(SPECS, SPECS, RUBBISH, st.none())
-ON_ONE_BATCH = st.lists(st.dictionaries(st.sampled_from(PATHS), CONTENT, min_size=1, max_size=3), min_size=1, max_size=5)
+FILES = st.dictionaries(st.sampled_from(PATHS), CONTENT, min_size=1, max_size=3)
 
 
 class WatchedLedger(ForgetfulLedger):
@@ -68,7 +68,7 @@ class AnyCommit(RuleBasedStateMachine):
         self.order.append(self.world.source.commit({"README.md": b"x"}))
         self.world.loop.reconcile_once()
 
-    @rule(commits=ON_ONE_BATCH)
+    @rule(commits=st.lists(FILES, min_size=1, max_size=5))
     def somebody_pushes(self, commits: list[dict[str, tuple[str, int, str] | str | None]]) -> None:
         for files in commits:
             self.order.append(self.world.source.commit({path: _text(path, drawn) for path, drawn in files.items()}))
@@ -192,5 +192,5 @@ def _text(path: str, drawn: tuple[str, int, str] | str | None) -> bytes | None:
     return drawn.encode() if drawn is not None else None
 
 
-AnyCommit.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+AnyCommit.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestAnyCommit = AnyCommit.TestCase

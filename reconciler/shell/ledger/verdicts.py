@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, func, select, tuple_, update
 
@@ -64,6 +64,13 @@ def mark_published(connection: Connection, cases: Iterable[Case]) -> None:
         connection.execute(update(verdicts).where(mine, verdicts.c.phase == CLOSED).values(phase=PUBLISHED))
 
 
+class Stand(NamedTuple):
+    """How far the ledger is: `base` grows with whatever it learns; the branch is judged up to `revision`, if to any."""
+
+    base: int
+    revision: str | None
+
+
 class VerdictReader:
     """Verdicts as the API sees them. Safe for threads. Every method raises LedgerUnreachable."""
 
@@ -90,10 +97,10 @@ class VerdictReader:
         return [(number, tuple(each)) for number, each in cases.items()]
 
     def commits(self, prefix: str) -> list[str]:
-        """Give the full SHAs that begin with `prefix`, in order: two of them at most."""
+        """Give the full SHAs that begin with `prefix`, in order: a hundred of them at most."""
         sha = verdicts.c.commit_sha
         # 'g' is the first letter behind the hexadecimal digits.
-        statement = select(sha).where(sha >= prefix, sha < f"{prefix}g").distinct().order_by(sha).limit(2)
+        statement = select(sha).where(sha >= prefix, sha < f"{prefix}g").distinct().order_by(sha).limit(100)
         with reading(self._engine) as connection:
             return list(connection.execute(statement).scalars())
 
@@ -103,11 +110,10 @@ class VerdictReader:
         with reading(self._engine) as connection:
             return _cases(connection.execute(statement).scalars())
 
-    def revision(self) -> str | None:
-        """Give the commit up to which the branch was judged; None before the first pass."""
+    def stand(self) -> Stand:
+        """Say how far the ledger is."""
         with reading(self._engine) as connection:
-            found: str | None = connection.execute(select(loop.c.revision).where(loop.c.id == ONLY)).scalar_one()
-        return found
+            return Stand(*connection.execute(select(loop.c.base, loop.c.revision).where(loop.c.id == ONLY)).one())
 
 
 def _some_of(values: Sequence[_Value]) -> Iterator[Sequence[_Value]]:
