@@ -122,10 +122,10 @@ class Advance:
     revision: str | None
     records: Sequence[Record] = ()
     events: Sequence[Event] = ()
-    cases: Sequence[Case] = ()
-    restored: Sequence[Case] = ()
     users: frozenset[str] = frozenset()
     status: PlatformStatus | None = field(default=None)
+    cases: Sequence[Case] = ()
+    restored: Sequence[Case] = ()
 
 
 class Ledger(Protocol):

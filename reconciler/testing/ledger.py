@@ -44,11 +44,12 @@ class MemoryLedger:
         self.revision = advance.revision
         self.records |= {record.identity.model_key: record for record in advance.records}
         self.events += advance.events
+        restored = {case.id for case in advance.restored}
         for case in (*advance.restored, *advance.cases):
             known = self.cases.get(case.id)
             if known is None or known.verdict is None:
                 self.cases[case.id] = case
-        self._published |= {case.id for case in advance.restored}
+                self._published |= {case.id} & restored
         self.users |= advance.users
         self.status = advance.status or self.status
         return self.base

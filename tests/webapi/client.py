@@ -129,4 +129,4 @@ class Api:
     ) -> None:
         """Write into the ledger what a pass of the reconciler would."""
         base = self.parts.ledger.load().base
-        self.parts.ledger.record(base, Advance(self.head(), records, events, cases, status=status))
+        self.parts.ledger.record(base, Advance(self.head(), records, events, status=status, cases=cases))
