@@ -99,8 +99,6 @@ def _open(docket: _Docket, seen: Seen, exists: Collection[CaseId], before: Mappi
         case = _case(ask.change, now)
         key, sha, is_new = case.model_key, case.commit.sha, case.id not in exists
         current = docket.open.get(key)
-        if current is not None and current.id == case.id:
-            continue  # a rewritten branch came back to what is being worked towards
         if ask.says is None:
             if not seen.rewritten:
                 docket.supersede(key, sha)

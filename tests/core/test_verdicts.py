@@ -98,7 +98,7 @@ def test_a_new_spec_is_open_while_it_loads_and_applied_when_it_answers() -> None
 
 
 def test_what_waits_for_room_is_open_and_not_applied() -> None:
-    waiting = {"action": Wait(None, "waiting for room"), "after": record(A)}
+    waiting: dict[str, Any] = {"action": Wait(None, "waiting for room"), "after": record(A)}
     found = a_pass(ask("c1", A), wants=wants(A, "c1"), **waiting)
     assert (found["c1"].verdict, found["c1"].stages.planned, found["c1"].stages.applied) == (None, later(1), None)
     assert a_pass(cases=[found["c1"]], before=record(A), wants=wants(A, "c1"), **waiting) == {}
@@ -114,7 +114,8 @@ def test_a_refused_file_is_rejected_at_once_with_its_place() -> None:
 
 def test_an_edit_of_comments_is_no_change_also_while_what_it_repeats_loads_or_has_failed() -> None:
     failed = record(A, failure=Failure("v", 1, later(60), "no weights"))
-    for before, plan in ((running(A), kept(A)), (record(A), starting(A)), (failed, {"action": Settle(None)})):
+    settling: dict[str, Any] = {"action": Settle(None)}
+    for before, plan in ((running(A), kept(A)), (record(A), starting(A)), (failed, settling)):
         found = a_pass(ask("c2", A), before=before, wants=wants(A, "c2"), **plan)
         assert verdicts(found) == {"c2": Verdict.NO_CHANGE}
 
@@ -251,6 +252,26 @@ def test_a_branch_rewritten_without_a_file_supersedes_its_open_commit_and_accuse
     assert found["c1"].superseded_by == HEAD
 
 
+@pytest.mark.parametrize("on_record", [[("c2", PATH)], []])
+def test_a_model_that_a_rewritten_branch_lacks_is_removed_by_no_commit_that_is_known(on_record: list[CaseId]) -> None:
+    """The ledger knows c2 (an edit of comments) as the model's last commit; c1 is what was loading."""
+    draining = replace(running(A), state=State.DELETING)
+    found = a_pass(
+        ask("c2", None), cases=[opened("c1")], before=record(A), action=Remove(), after=draining, rewritten=True,
+        on_record=on_record,
+    )  # fmt: skip
+    assert verdicts(found) == {"c1": Verdict.SUPERSEDED}
+    assert found["c1"].superseded_by == HEAD
+
+
+def test_a_model_that_a_rewritten_branch_brings_back_is_started_for_the_commit_that_does() -> None:
+    removing = replace(opened("d"), removes=True)
+    before = replace(running(A), state=State.DELETING)
+    found = a_pass(ask("c9", A), cases=[removing], before=before, wants=wants(A, "c9"), rewritten=True, **starting(A))
+    assert verdicts(found) == {"d": Verdict.SUPERSEDED, "c9": None}
+    assert found["d"].superseded_by == "c9"
+
+
 def test_a_removal_that_a_rewritten_branch_takes_back_is_superseded() -> None:
     removing = replace(opened("d"), removes=True)
     found = a_pass(
@@ -259,6 +280,26 @@ def test_a_removal_that_a_rewritten_branch_takes_back_is_superseded() -> None:
     )  # fmt: skip
     assert verdicts(found) == {"d": Verdict.SUPERSEDED}
     assert found["d"].superseded_by == "c1"
+
+
+def test_an_open_commit_that_a_rewritten_branch_lacks_is_superseded_by_what_stands_at_its_path() -> None:
+    anew = replace(identity(), model_key="svc-alice-20260106-123000-ffff")  # the commit that made it was rewritten
+    draining = replace(running(A), state=State.DELETING)
+    asks = [ask("c9", A, is_new=True, who=anew), ask("c1", None)]
+    found = judged(
+        [opened("c1")],
+        Seen(asks, {anew.model_key: wanted(A, who=anew, by=commit("c9"))}, HEAD, rewritten=True),
+        on_record=[],
+        before={KEY: record(A)},
+        actions={KEY: Remove(), anew.model_key: Start(work(A, anew), commit("c9"))},
+        records={KEY: draining, anew.model_key: record(A, anew)},
+        now=NOW,
+        applied_at=NOW,
+    )
+    assert [(case.commit.sha, case.verdict, case.superseded_by) for case in found] == [
+        ("c1", Verdict.SUPERSEDED, "c9"),
+        ("c9", None, None),
+    ]
 
 
 def test_models_are_judged_each_on_its_own() -> None:
