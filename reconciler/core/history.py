@@ -125,17 +125,15 @@ class History:
         """Say whether a commit that touched spec files came after `revision`. Everything came after an unknown one."""
         return self._seen.get(sha, 0) > self._seen.get(revision or "", -1)
 
-    def changes_by(self, sha: str) -> tuple[FileChange, ...]:
-        """Give what commit `sha` did to spec files, by path."""
+    def changes_by(self, sha: str) -> tuple[tuple[FileChange, FileChange | None], ...]:
+        """Give what commit `sha` did to spec files, by path, each with what happened next to the same model."""
         begin = end = self._seen.get(sha, 0)
         while begin and self._changes[begin - 1].commit.sha == sha:
             begin -= 1
-        return tuple(self._changes[begin:end])
-
-    def next_change(self, change: FileChange) -> FileChange | None:
-        """Give what happened next to the model that `change` is about."""
-        later = self._changes[self._seen.get(change.commit.sha, 0) :]
-        return next((each for each in later if each.identity.model_key == change.identity.model_key), None)
+        following: dict[str, FileChange] = {}
+        for later in self._changes[end:] if begin < end else ():
+            following.setdefault(later.identity.model_key, later)
+        return tuple((change, following.get(change.identity.model_key)) for change in self._changes[begin:end])
 
     def _fold(self, raw: RawCommit) -> None:
         for change in sorted(raw.changes, key=lambda change: change.path):

@@ -227,7 +227,7 @@ class GitSource:
 def _past(history: History, sha: str) -> Past:
     commit = history.commit(sha)
     assert commit is not None, "a SHA of this history"  # noqa: S101  `starting_with` gave it
-    return Past(commit, tuple((change, history.next_change(change)) for change in history.changes_by(sha)))
+    return Past(commit, history.changes_by(sha))
 
 
 class _NotContinued(Moved):
