@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from reconciler.chronicle import NoNotes
 from reconciler.core.entities import Record, State
 from reconciler.errors import (
     ArgusError,
@@ -39,6 +40,7 @@ from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.leadership import Claim, Keeper, Leadership, claim
 from reconciler.shell.ledger import EngineLog, SqlBoard, SqlLeases, SqlLedger
 from reconciler.shell.ledger.engine import open_engine
+from reconciler.shell.notes import GitNotes
 from reconciler.shell.probes import ProbeServer
 from reconciler.shell.publisher import Publisher, Publishing
 from reconciler.shell.road import FrontRoad
@@ -199,13 +201,14 @@ def main(settings: Settings) -> int:
         clock=lambda: datetime.now(UTC),
         confirm=leadership.confirm,
         road=road,
+        notes=GitNotes.from_settings(settings) if settings.spec_repo.notes else NoNotes(),
     )
     runner = Runner(reconciler, settings.reconcile.interval_s, leadership.is_leading, vitals)
     watch = Watch(ledger, settings.spec_repo_url, settings.spec_repo.branch)
     keeper = Keeper(leadership, settings.reconcile.takeover_s, runner.ask)
     keeper.start()
     runner.start()
-    collector = _collector(engine)
+    collector = _collector(engine, leadership)
     collector.start()
     log.info("reconciling every %g s as %s", settings.reconcile.interval_s, leadership.holder)
     _look_on(runner, watch, vitals, watchdog, stop)
@@ -343,10 +346,10 @@ def _runtime(
     return runtime, watch
 
 
-def _collector(engine: Engine) -> LogCollector:
+def _collector(engine: Engine, leadership: Leadership) -> LogCollector:
     from reconciler.shell.log_collector import LogCollector  # noqa: PLC0415  Ray takes seconds, as in `_runtime`
 
-    return LogCollector(EngineLog(engine))
+    return LogCollector(EngineLog(engine), is_wanted=leadership.is_leading)
 
 
 def _connect(runtime: ServeRuntime, stop: threading.Event, vitals: Vitals, watchdog: Watchdog) -> bool:

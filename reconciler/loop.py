@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
-from reconciler.core import progress, requests, rewrites, room, routing
+from reconciler.chronicle import Chronicle, NoNotes
+from reconciler.core import progress, requests, rewrites, room, routing, verdicts
 from reconciler.core.arrivals import arrivals, held_back
-from reconciler.core.desired import desired, is_read, understood
+from reconciler.core.cases import CaseId
+from reconciler.core.desired import desired, is_read, refused_by_mode, understood
 from reconciler.core.entities import (
     ChangeKind,
     Commit,
@@ -26,7 +28,7 @@ from reconciler.core.entities import (
 )
 from reconciler.core.plan import differs, plan
 from reconciler.locating import locate
-from reconciler.ports import Advance, Front, Ledger, ModelFolders, PlatformStatus, Road, Runtime, Source
+from reconciler.ports import Advance, Front, Ledger, ModelFolders, Notes, PlatformStatus, Road, Runtime, Source
 from reconciler.spec import Limits, ServingSpec, SpecRejected, UpdateStrategy
 
 log = logging.getLogger(__name__)
@@ -66,9 +68,15 @@ class Reconciler:
     clock: Callable[[], datetime]
     confirm: Callable[[], None] = _may_always
     road: Road | None = None
+    notes: Notes = field(default_factory=NoNotes)
+    _chronicle: Chronicle = field(init=False)
     _others_gpus: float | None = None
     _stale: bool = False
     _parsed: dict[Address, ServingSpec | SpecRejected] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Keep the way to the notes."""
+        self._chronicle = Chronicle(self.notes, self.ledger)
 
     def reconcile_once(self) -> progress.Progress:
         """Bring what runs one step closer to what the repository wants, write down what happened, and give it.
@@ -85,6 +93,7 @@ class Reconciler:
         )
         self._tell(reading.trouble)
         specs = self._specs(tree, changes)
+        past = self._chronicle.restored(self.source.history()) if known.revision is None else ()
         seen = self._reached(known.records, self.runtime.observe())
 
         have = progress.observed(known.records, seen, now, self.rules.retry_delays_s)
@@ -114,6 +123,16 @@ class Reconciler:
         asked = tuple(_request(change, specs, now) for change in changes)
         rewritten = rewrites.rewritten(known.revision, reading.tree, reading.changes, now)
         events = rewritten + asked + have.events + outcome.events
+        cases = verdicts.judged(
+            known.cases,
+            verdicts.Seen(_asks(changes, specs), want, tree.revision, rewritten=reading.changes is None),
+            on_record=self._on_record(changes) | {case.id for case in past},
+            before=known.records,
+            actions=decided.actions,
+            records=outcome.records,
+            now=now,
+            applied_at=self.clock(),
+        )
         self.ledger.record(
             known.base,
             Advance(
@@ -122,10 +141,13 @@ class Reconciler:
                 events=events,
                 load_times=load_times if have.loads else None,
                 users=tree.users,
-                status=_status(seen, tree.revision, now, reading.trouble),
+                status=_status(seen, tree.revision, now, reading.trouble, self._chronicle.error),
                 carried=carried,
+                cases=cases,
+                restored=past,
             ),
         )
+        self._chronicle.publish(now)
         for event in events:
             log.info("%s %s at %s by %s", event.event_type, event.model_key, event.commit[:12], event.author)
         return progress.Progress(outcome.records, events)
@@ -148,7 +170,7 @@ class Reconciler:
     def report_trouble(self, error: Exception) -> None:
         """Write down that a pass could not be made, for status pages. Raises LedgerUnreachable, Moved, NotLeader."""
         known = self.ledger.load()
-        status = PlatformStatus(self.clock(), known.revision, None, "", 0, 0, str(error))
+        status = PlatformStatus(self.clock(), known.revision, None, "", 0, 0, str(error), self._chronicle.error)
         self.ledger.record(known.base, Advance(revision=known.revision, status=status))
 
     def _tell(self, trouble: str | None) -> None:
@@ -158,6 +180,9 @@ class Reconciler:
         elif trouble is None and self._stale:
             log.info("the spec repository answers again")
         self._stale = trouble is not None
+
+    def _on_record(self, changes: tuple[FileChange, ...]) -> frozenset[CaseId]:
+        return self.ledger.on_record({change.commit.sha for change in changes}) if changes else frozenset()
 
     def _specs(self, tree: Tree, changes: tuple[FileChange, ...]) -> Mapping[Address, ServingSpec | SpecRejected]:
         """Parse what this pass needs. A file is parsed once: its outcome is remembered by its content's address."""
@@ -173,7 +198,9 @@ class Reconciler:
         return self._parsed
 
 
-def _status(seen: Observation, revision: str | None, now: datetime, trouble: str | None) -> PlatformStatus:
+def _status(
+    seen: Observation, revision: str | None, now: datetime, trouble: str | None, notes_error: str | None
+) -> PlatformStatus:
     return PlatformStatus(
         seen_at=now,
         revision=revision,
@@ -182,6 +209,7 @@ def _status(seen: Observation, revision: str | None, now: datetime, trouble: str
         total_gpus=seen.cluster.total_gpus,
         free_gpus=seen.cluster.free_gpus,
         error=trouble,
+        notes_error=notes_error,
     )
 
 
@@ -195,6 +223,15 @@ def _by_key(tree: Tree, specs: Mapping[Address, ServingSpec | SpecRejected]) -> 
 
 def _deletions(changes: tuple[FileChange, ...]) -> dict[str, Commit]:
     return {change.identity.model_key: change.commit for change in changes if change.kind is ChangeKind.DELETED}
+
+
+def _asks(
+    changes: tuple[FileChange, ...], specs: Mapping[Address, ServingSpec | SpecRejected]
+) -> tuple[verdicts.Ask, ...]:
+    return tuple(
+        verdicts.Ask(change, (refused_by_mode(change.after) or specs[_address(change.after)]) if change.after else None)
+        for change in changes
+    )
 
 
 def _request(change: FileChange, specs: Mapping[Address, ServingSpec | SpecRejected], now: datetime) -> Event:

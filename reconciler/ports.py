@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from reconciler.core.arrivals import Arrival
+from reconciler.core.cases import Case, CaseId
 from reconciler.core.entities import (
     App,
     Event,
@@ -59,6 +60,10 @@ class Source(Protocol):
         """Ask the repository again at the next read, however often it has not answered: somebody says it is there."""
         ...
 
+    def history(self) -> tuple[FileChange, ...]:
+        """Give everything that ever happened to spec files on the branch, oldest first, as it was last read."""
+        ...
+
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
         """Read blobs by id, each cut to `max_bytes` + 1 bytes so that a caller can see that one is too large.
 
@@ -100,11 +105,16 @@ class LedgerState:
     records: Mapping[str, Record]
     load_times: LoadTimes = field(default_factory=LoadTimes)
     carried: Carried | None = None
+    cases: tuple[Case, ...] = ()
+    """The open ones, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlatformStatus:
-    """What the reconciler last saw of itself and of Serve, for status pages. `error` is None after a good pass."""
+    """What the reconciler last saw of itself and of Serve, for status pages. `error` is None after a good pass.
+
+    `notes_error` says why verdicts cannot be published as git notes; None while they can.
+    """
 
     seen_at: datetime
     revision: str | None
@@ -113,6 +123,7 @@ class PlatformStatus:
     total_gpus: float
     free_gpus: float
     error: str | None
+    notes_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +132,8 @@ class Advance:
 
     `load_times` takes the place of what was kept of loads; None leaves that as it is.
     `carried` takes the place of what the ledger has of it; None leaves that.
+    `cases` are those that were opened, changed or closed, in the branch's order; one that has a verdict got it in this
+    pass. `restored` are closed ones that git notes told of.
     """
 
     revision: str | None
@@ -130,10 +143,12 @@ class Advance:
     status: PlatformStatus | None = field(default=None)
     load_times: LoadTimes | None = None
     carried: Carried | None = None
+    cases: Sequence[Case] = ()
+    restored: Sequence[Case] = ()
 
     def moves(self, revision: str | None) -> bool:
         """Say whether this changes what `Ledger.load` gives, for a ledger at `revision`."""
-        anew = (self.records, self.events, self.load_times, self.carried)
+        anew = (self.records, self.events, self.load_times, self.carried, self.cases)
         return any(anew) or self.revision != revision
 
 
@@ -147,9 +162,25 @@ class Ledger(Protocol):
     def record(self, base: int, advance: Advance) -> int:
         """Write one pass in one transaction and give the new base.
 
-        Raises Moved where somebody else wrote since `base` was read, and NotLeader where it is written under a lease
-        that somebody else has taken (nothing is written in both cases), LedgerUnreachable.
+        A case that is closed stays as it is, whatever is written over it; a restored one counts as published. Raises
+        Moved where somebody else wrote since `base` was read, and NotLeader where it is written under a lease that
+        somebody else has taken (nothing is written in both cases), LedgerUnreachable.
         """
+        ...
+
+    def on_record(self, commits: Collection[str]) -> frozenset[CaseId]:
+        """Give the cases, open and closed, that are on record for these commits. Raises LedgerUnreachable."""
+        ...
+
+    def unpublished(self, commits: int) -> tuple[Case, ...]:
+        """Give every closed case of commits of which one was closed and is not marked as published.
+
+        The oldest such commits, at most `commits` of them, in their order. Raises LedgerUnreachable.
+        """
+        ...
+
+    def published(self, cases: Sequence[Case]) -> None:
+        """Mark cases as published. Raises LedgerUnreachable."""
         ...
 
     def nudges(self) -> int:
@@ -176,6 +207,24 @@ class Road(Protocol):
         """Give the keys of those that have answered by it. Waits about a second at most, and never raises.
 
         Who never answers by it is given all the same after a while: the road may be out of the reconciler's reach.
+        """
+        ...
+
+
+class Notes(Protocol):
+    """Where verdicts go for people to find: notes on commits, beside the branch, which they never touch."""
+
+    def read(self, commits: Sequence[str]) -> Mapping[str, str]:
+        """Give the notes of these commits (full SHAs, the most wanted first), as far as they are bounded in size.
+
+        What cannot be read as notes is passed over. Raises SourceUnreachable where a remote does not answer.
+        """
+        ...
+
+    def publish(self, notes: Mapping[str, str]) -> None:
+        """Make these the notes of their commits (by full SHA), at once or not at all; every other note stays.
+
+        Raises SourceUnreachable where that cannot be done, also where a remote refuses.
         """
         ...
 

@@ -64,6 +64,7 @@ class SpecRepoSettings(_Section):
 
     url: str | None = None
     branch: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")] = "main"
+    notes: bool = True
     timeout_s: Seconds = 30
     username: Annotated[str, Field(pattern=r"^[!-9;-~]{1,200}$")] = "git"
     token_file: str | None = None

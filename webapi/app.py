@@ -11,9 +11,9 @@ from flask import Flask, Response, g, request
 from reconciler.settings import Settings
 from reconciler.shell.admin_token import admin_token
 from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, open_ledger
+from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, VerdictReader, open_ledger
 from reconciler.shell.source import GitSource
-from webapi import auth, logs, openapi, parts, problems, readiness
+from webapi import auth, commits, logs, openapi, parts, problems, readiness
 from webapi.docs import docs
 from webapi.health import health
 from webapi.history import history
@@ -38,6 +38,7 @@ def create_app(settings: Settings) -> Flask:
             store=SpecStore(GitSource.from_settings(settings), reader),
             folders=DiskModelFolders(settings.private_root),
             reader=reader,
+            verdicts=VerdictReader(engine),
             accounts=Accounts(engine),
             ledger=SqlLedger(engine),
             engine_log=EngineLog(engine),
@@ -57,8 +58,9 @@ def assemble(platform: Parts) -> Flask:
     app.before_request(_start_clock)
     auth.install(app)
     logs.install(app, _log_followers(platform.settings))
+    commits.install(app, platform.settings.api.threads)
     app.after_request(_write_log)
-    for api in (health, users, models, history, rollback, plans, logs.logs, status):
+    for api in (health, users, models, history, rollback, commits.commits, plans, logs.logs, status):
         app.register_api(api)
     app.register_blueprint(docs)
     return app

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from reconciler.core.entities import Event, EventType, FileChange, Identity
+from reconciler.core.cases import Verdict
+from reconciler.core.entities import FileChange, Identity
 from webapi import openapi, paging, reading, schemas
 from webapi.auth import caller
 from webapi.models import no_such_model
@@ -17,17 +18,7 @@ history = openapi.blueprint("history", prefix=f"{openapi.PREFIX}/serve", about="
 LONGEST_DIFF = 32 * 1024
 """How much of one commit's diff is shown, in characters."""
 
-MOST_EVENTS = 2000
 _COUNTED_FROM = 10**9
-
-VERDICTS: Mapping[EventType, str] = {
-    EventType.SPEC_REJECTED: "REJECTED",
-    EventType.DEPLOY_FAILED: "FAILED",
-    EventType.DEPLOY_SUCCEEDED: "APPLIED",
-    EventType.SCALE_SUCCEEDED: "APPLIED",
-    EventType.DELETED: "REMOVED",
-}
-"""What the events of a commit say of it; the newest counts."""
 
 
 @history.get(
@@ -46,7 +37,7 @@ def list_model_history(path: schemas.ModelPath, query: schemas.HistoryQuery) -> 
     )
     shown = [change for _, change in page.items]
     diffs = platform.store.diffs(shown)
-    verdicts = _verdicts(platform.reader.recent_events(path.model_key, MOST_EVENTS))
+    verdicts = platform.verdicts.of_model(path.model_key, [change.commit.sha for change in shown])
     items = [_view(change, diffs.get(change.commit.sha), verdicts.get(change.commit.sha)) for change in shown]
     return schemas.ModelHistory(items=items, next_cursor=page.next_cursor).model_dump(mode="json")
 
@@ -66,11 +57,7 @@ def _known(platform: Parts, model_key: str) -> Identity | None:
     return model.identity if model is not None else None
 
 
-def _verdicts(events: Sequence[tuple[int, Event]]) -> dict[str, str]:
-    return {event.commit: VERDICTS[event.event_type] for _, event in events if event.event_type in VERDICTS}
-
-
-def _view(change: FileChange, diff: str | None, verdict: str | None) -> schemas.HistoryItem:
+def _view(change: FileChange, diff: str | None, verdict: Verdict | None) -> schemas.HistoryItem:
     commit = change.commit
     return schemas.HistoryItem(
         sha=commit.sha,

@@ -56,6 +56,8 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
     plan_schemas.PlanRequest,
 )
 _ANSWERS: tuple[type[BaseModel], ...] = (
+    schemas.CommitList,
+    schemas.CommitView,
     schemas.ErrorBody,
     schemas.HealthView,
     schemas.IssuedTokenView,

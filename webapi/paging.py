@@ -20,6 +20,7 @@ LARGEST_LIMIT = 200
 SortingKey: TypeAlias = tuple[str, ...]
 Item = TypeVar("Item")
 
+_LONGEST_NUMBER = 19  # digits: what a database's BIGINT holds
 _BETWEEN = "\n"  # in no sorting key: they are made of times, names and keys
 
 
@@ -43,9 +44,20 @@ def after(cursor: str | None) -> SortingKey:
         key = tuple(base64.b64decode(padded, altchars=b"-_", validate=True).decode().split(_BETWEEN))
     except (binascii.Error, ValueError):
         raise _no_cursor() from None
-    if _encode(key) != cursor:  # several texts decode to the same bytes
+    if cursor_to(key) != cursor:  # several texts decode to the same bytes
         raise _no_cursor()
     return key
+
+
+def number_after(cursor: str | None) -> int | None:
+    """Read the cursor of a list that is sorted by one whole number; None for none. Raises Invalid as `after` does."""
+    match after(cursor):
+        case ():
+            return None
+        case (number,) if number.isdecimal() and number.isascii() and len(number) < _LONGEST_NUMBER:
+            return int(number)
+        case _:
+            raise _no_cursor()
 
 
 def page(items: Iterable[Item], key: Callable[[Item], SortingKey], *, limit: int, cursor: str | None) -> Page[Item]:
@@ -56,10 +68,11 @@ def page(items: Iterable[Item], key: Callable[[Item], SortingKey], *, limit: int
     last = after(cursor)
     ordered = sorted((item for item in items if key(item) > last), key=key)
     chosen = tuple(ordered[:limit])
-    return Page(chosen, _encode(key(chosen[-1])) if len(ordered) > limit else None)
+    return Page(chosen, cursor_to(key(chosen[-1])) if len(ordered) > limit else None)
 
 
-def _encode(key: SortingKey) -> str:
+def cursor_to(key: SortingKey) -> str:
+    """Write the cursor to what comes after the item with this sorting key."""
     return base64.urlsafe_b64encode(_BETWEEN.join(key).encode()).decode().rstrip("=")
 
 

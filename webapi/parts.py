@@ -10,7 +10,7 @@ from flask import Flask, current_app
 from reconciler.errors import ArgusError
 from reconciler.settings import Settings
 from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger
+from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, VerdictReader
 from webapi.store import SpecStore
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ class Parts:
     store: SpecStore
     folders: DiskModelFolders
     reader: LedgerReader
+    verdicts: VerdictReader
     accounts: Accounts
     ledger: SqlLedger
     engine_log: EngineLog

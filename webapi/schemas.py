@@ -10,10 +10,14 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from reconciler.core.cases import Verdict
 from reconciler.core.entities import ChangeKind, EventType, Health, State, WrittenBy
 from reconciler.names import USER_ID_PATTERN, USER_ID_RULE
 from reconciler.spec import UpdateStrategy
 from webapi.paging import DEFAULT_LIMIT, LARGEST_LIMIT
+
+LONGEST_WAIT_S = 30
+"""How long a request may wait for a verdict at most, in seconds."""
 
 
 def iso(moment: datetime) -> str:
@@ -210,13 +214,59 @@ class HistoryItem(_Answer):
     blob: str | None = Field(description="The file's content after it; null where it removed the file.")
     diff: str | None = Field(description="Unified; null where the file is too large or no text.")
     diff_is_cut: bool = Field(description="Whether `diff` is not all of it.")
-    verdict: str | None = Field(description="What came of it; null while nothing has, or nothing is known.")
+    verdict: Verdict | None = Field(description="What came of it; null while it is open, or where nothing is known.")
 
 
 class ModelHistory(_Answer):
     """One page of a model's history, newest first."""
 
     items: list[HistoryItem]
+    next_cursor: str | None
+
+
+# --- commits ------------------------------------------------------------------------------------------------------
+
+
+class CommitStages(_Answer):
+    """When a change reached what it goes through. Null: not reached yet, or never to be reached with its verdict."""
+
+    committed: UtcTime = Field(description="The commit's own time.")
+    seen: UtcTime | None = Field(description="A pass of the reconciler read it.")
+    planned: UtcTime | None = Field(description="A pass decided for it.")
+    applied: UtcTime | None = Field(description="Serve was asked for it.")
+    ready: UtcTime | None = Field(description="It answered; for a removal: the model was gone.")
+
+
+class CommitFile(_Answer):
+    """One spec file that a commit touched, and what became of that change."""
+
+    path: str = Field(examples=["users/alice/qwen-0.5b.yaml"])
+    model_key: str = Field(examples=[_KEY_EXAMPLE])
+    verdict: Verdict | None = Field(description="Null while the change is open. Once given it never changes.")
+    message: str | None = Field(description="Why, where the verdict alone does not say it.")
+    line: int | None = Field(description="Where in the file that is refused, from 1.")
+    column: int | None
+    superseded_by: str | None = Field(description="The commit that took this one's place.")
+    stages: CommitStages
+
+
+class CommitView(_Answer):
+    """A commit on the branch with what became of it. To a user it is what it did to files of theirs."""
+
+    sha: str = Field(examples=[_SHA_EXAMPLE])
+    author: str
+    subject: str
+    committed_at: UtcTime
+    state: Literal["open", "closed"] = Field(description="Closed: `verdict` is given, and never changes.")
+    verdict: Verdict | None = Field(description="The worst verdict of its files; null while one of them is open.")
+    files: list[CommitFile]
+    stages: CommitStages = Field(description="Each at the time of the last file to reach it.")
+
+
+class CommitList(_Answer):
+    """One page of the commits that touched spec files, newest first."""
+
+    items: list[CommitView]
     next_cursor: str | None
 
 
@@ -256,6 +306,7 @@ class ReconcilerSummary(_Answer):
 
     last_pass_at: UtcTime | None
     error: str | None
+    notes_error: str | None = Field(description="Why verdicts are not published as git notes; null while they are.")
 
 
 class PlatformSummary(_Answer):
@@ -412,6 +463,28 @@ class TokenPath(UserPath):
     """One of a user's tokens."""
 
     token_id: str
+
+
+class CommitPath(BaseModel):
+    """One commit."""
+
+    sha: str = Field(
+        pattern=r"^[0-9a-f]{7,40}$",
+        description="A commit's SHA, or its beginning: 7 hexadecimal digits or more.",
+        json_schema_extra={"example": _SHA_EXAMPLE},
+    )
+
+
+class WaitQuery(_Request):
+    """How long to wait for a verdict."""
+
+    wait: int = Field(
+        default=0,
+        ge=0,
+        le=LONGEST_WAIT_S,
+        description="Seconds to wait for the verdict: the answer comes with it, or in the end without it. Where too "
+        "many wait already, it comes at once.",
+    )
 
 
 class ModelPath(BaseModel):

@@ -28,7 +28,7 @@ from reconciler.errors import ArgusError, Moved, SourceUnreachable
 from reconciler.names import split_path
 from reconciler.shell.git import STALE_LOCK_S, clean, scrub
 from reconciler.shell.objects import FILE_MODE, FOLDER_MODE, Kind, TreeEntry, object_id, parse_tree, tree_with
-from reconciler.shell.source import GitSource
+from reconciler.shell.source import GitSource, Past
 from webapi.diffs import diffs
 
 MAX_BLOB_BYTES = 1024 * 1024
@@ -180,6 +180,14 @@ class SpecStore:
     def fetched_at(self) -> datetime | None:
         """Say when the copy of a remote repository was last brought up to date (UTC); None for a local one."""
         return self._source.fetched_at()
+
+    def past(self, prefix: str) -> tuple[Past, ...]:
+        """Give the branch's commits whose SHA begins with `prefix`, as `read` sees it. Raises SourceUnreachable."""
+        return self._source.past(prefix, max_age_s=READ_AGE_S)
+
+    def is_after(self, sha: str, revision: str | None) -> bool:
+        """Say whether a commit that touched spec files came onto the branch after `revision`."""
+        return self._source.is_after(sha, revision)
 
     def text(self, path: str) -> bytes | None:
         """Give a file's content at the head that `read` gives, cut to `MAX_BLOB_BYTES` + 1; None where there is none.

@@ -174,7 +174,9 @@ def platform(
         ),
         models={each: counted[each] for each in State if each is not State.DELETED},
         reconciler=schemas.ReconcilerSummary(
-            last_pass_at=status.seen_at if status else None, error=status.error if status else None
+            last_pass_at=status.seen_at if status else None,
+            error=status.error if status else None,
+            notes_error=status.notes_error if status else None,
         ),
         events=[event_view(event) for event in events],
     )

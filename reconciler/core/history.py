@@ -57,7 +57,8 @@ class History:
         self._files: dict[str, SpecFile] = {}  # by path
         self._user_files: Counter[str] = Counter()
         self._changes: list[FileChange] = []
-        self._seen: dict[str, int] = {}  # SHA -> how many of `_changes` had happened by then
+        self._seen: dict[str, int] = {}  # SHA -> how many of `_changes` had happened by then, in the branch's order
+        self._commits: dict[str, Commit] = {}
         self._head: str | None = None
         self._tree = Tree(revision=None, files=MappingProxyType({}), users=frozenset())
 
@@ -140,12 +141,40 @@ class History:
                 return change
         return None
 
+    @property
+    def changes(self) -> tuple[FileChange, ...]:
+        """Everything that ever happened to spec files, oldest first."""
+        return tuple(self._changes)
+
+    def commit(self, sha: str) -> Commit | None:
+        """Give a commit of the branch by its full SHA; None where it is not on the branch."""
+        return self._commits.get(sha)
+
+    def starting_with(self, prefix: str) -> list[str]:
+        """Give the full SHAs of the branch's commits that begin with `prefix`."""
+        return [sha for sha in self._seen if sha.startswith(prefix)]
+
+    def is_after(self, sha: str, revision: str | None) -> bool:
+        """Say whether a commit that touched spec files came after `revision`. Everything came after an unknown one."""
+        return self._seen.get(sha, 0) > self._seen.get(revision or "", -1)
+
+    def changes_by(self, sha: str) -> tuple[tuple[FileChange, FileChange | None], ...]:
+        """Give what commit `sha` did to spec files, by path, each with what happened next to the same model."""
+        begin = end = self._seen.get(sha, 0)
+        while begin and self._changes[begin - 1].commit.sha == sha:
+            begin -= 1
+        following: dict[str, FileChange] = {}
+        for later in self._changes[end:] if begin < end else ():
+            following.setdefault(later.identity.model_key, later)
+        return tuple((change, following.get(change.identity.model_key)) for change in self._changes[begin:end])
+
     def _fold(self, raw: RawCommit) -> None:
         for change in sorted(raw.changes, key=lambda change: change.path):
             self._count(change)
             self._apply(raw.commit, change)
         self._head = raw.commit.sha
         self._seen[raw.commit.sha] = len(self._changes)
+        self._commits[raw.commit.sha] = raw.commit
         if self._carried is not None and self._carried.revision == raw.commit.sha:
             self._adopt(self._carried)
 

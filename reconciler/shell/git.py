@@ -296,24 +296,29 @@ class Git:
         Durable when this returns 0: git syncs the ref's content, and the folder is synced here for its name.
         Raises SourceUnreachable where git cannot be run.
         """
-        ref = f"refs/heads/{branch}"
+        return self.move_ref(f"refs/heads/{branch}", new, old)
+
+    def move_ref(self, ref: str, new: str, old: str | None) -> Outcome:
+        """Do with any full name of a ref what `move_branch` does with a branch."""
         outcome = self.attempt("update-ref", "--end-of-options", ref, new, old or "0" * 40)
         if outcome.status == 0:
             try:
                 sync_folder((self.folder / ref).parent)
             except OSError as error:
-                raise SourceUnreachable(
-                    f"branch {branch} may be lost at a power failure: {type(error).__name__}"
-                ) from None
+                raise SourceUnreachable(f"{ref} may be lost at a power failure: {type(error).__name__}") from None
         return outcome
 
     def clear_stale_locks(self, branch: str, older_than_s: float = STALE_LOCK_S) -> None:
-        """Remove lock files of the branch that a killed git left behind, so that they block nobody for ever.
+        """Remove lock files of the branch that a killed git left behind, so that they block nobody for ever."""
+        self.clear_stale_ref_lock(f"refs/heads/{branch}", older_than_s)
+
+    def clear_stale_ref_lock(self, ref: str, older_than_s: float = STALE_LOCK_S) -> None:
+        """Do with any full name of a ref what `clear_stale_locks` does with a branch.
 
         Only one process at a time looks (`flock` on a file of our own, which the kernel lets go when its holder dies):
         otherwise two could find the same old lock, and the slower one would remove the fresh lock of a third.
         """
-        locks = [self.folder / f"refs/heads/{branch}.lock", self.folder / "HEAD.lock"]
+        locks = [self.folder / f"{ref}.lock", self.folder / "HEAD.lock"]
         if not any(_is_stale(lock, older_than_s) for lock in locks):
             return
         with self.exclusive("argus-locks"):

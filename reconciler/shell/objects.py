@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 Kind: TypeAlias = Literal["blob", "tree", "commit"]
@@ -48,8 +48,12 @@ def tree_with(content: bytes, name: bytes, entry: TreeEntry | None) -> bytes:
     entries = [other for other in parse_tree(content) if other.name != name]
     if entry is not None:
         entries.append(entry)
-    entries.sort(key=_order)
-    return b"".join(b"%s %s\0%s" % found for found in entries)
+    return tree_of(entries)
+
+
+def tree_of(entries: Iterable[TreeEntry]) -> bytes:
+    """Give the tree that holds `entries`, whose names differ."""
+    return b"".join(b"%s %s\0%s" % found for found in sorted(entries, key=_order))
 
 
 def _order(entry: TreeEntry) -> bytes:

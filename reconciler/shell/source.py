@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self, TypeVar
@@ -55,6 +56,14 @@ LOG = (
 def is_remote(url: str) -> bool:
     """Say whether `url` names a repository that has to be mirrored; everything else is a local folder."""
     return _REMOTE.match(url) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A commit of the branch, and each of its changes of spec files with what happened to that model next."""
+
+    commit: Commit
+    changes: tuple[tuple[FileChange, FileChange | None], ...]
 
 
 class GitSource:
@@ -128,6 +137,11 @@ class GitSource:
         """Keep `ports.Source.hurry`."""
         self._longest_pause_s = 0.0
 
+    def history(self) -> tuple[FileChange, ...]:
+        """Keep `ports.Source.history`."""
+        with self._lock:
+            return self._history.changes
+
     def tree(self, *, max_age_s: float = 0) -> Tree:
         """Read the newest revision, or the last known one of a remote that does not answer. Raises SourceUnreachable.
 
@@ -188,6 +202,18 @@ class GitSource:
             return datetime.fromtimestamp((self.git.folder / FETCHED).stat().st_mtime, tz=UTC) if self.remote else None
         except OSError:
             return None
+
+    def past(self, prefix: str, *, max_age_s: float = 0) -> tuple[Past, ...]:
+        """Give the branch's commits whose SHA begins with `prefix`, each with what it did. Raises SourceUnreachable."""
+        self.tree(max_age_s=max_age_s)
+        with self._lock:
+            history = self._history
+            return tuple(_past(history, sha) for sha in history.starting_with(prefix))
+
+    def is_after(self, sha: str, revision: str | None) -> bool:
+        """Say whether a commit came onto the branch after `revision`, as far as the branch was read last."""
+        with self._lock:
+            return self._history.is_after(sha, revision)
 
     def follow(self, published: RawCommit, path: str) -> FileChange | None:
         """Say what a commit that was just published did to the spec file at `path`. Raises SourceUnreachable.
@@ -333,7 +359,7 @@ class GitSource:
                 "push", "--porcelain", "--no-verify", "--end-of-options", _REMOTE_NAME, f"{new}:{ref}"
             )
             if outcome.status != 0:
-                return self._lost(outcome, _pushed_too_late(outcome))
+                return self._lost(outcome, pushed_too_late(outcome))
             # Where the mirror does not follow, the next fetch does it: what is on the remote is written.
             with suppress(SourceUnreachable), self.git.exclusive("argus-fetch", beside=True, wait_s=1):
                 self.git.move_branch(self.branch, new, old)
@@ -405,6 +431,12 @@ class GitSource:
         raise SourceUnreachable(f"git log failed: {outcome.complaint}")
 
 
+def _past(history: History, sha: str) -> Past:
+    commit = history.commit(sha)
+    assert commit is not None, "a SHA of this history"  # noqa: S101  `starting_with` gave it
+    return Past(commit, history.changes_by(sha))
+
+
 class _NotContinued(Moved):
     """The branch's head does not descend, by first parents, from what was read before."""
 
@@ -465,7 +497,7 @@ def _entry(mode: str, blob: str) -> Entry | None:
     return None if mode == "000000" else Entry(mode=mode, blob=blob)
 
 
-def _pushed_too_late(outcome: Outcome) -> bool:
+def pushed_too_late(outcome: Outcome) -> bool:
     """Say whether a push was refused because the remote's branch had moved (or was moving) meanwhile."""
     said = outcome.out + outcome.err
     reasons = (b"fetch first", b"non-fast-forward", b"cannot lock ref", b"failed to update ref", b"stale info",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from types import MappingProxyType
 
+from reconciler.core.cases import Case, CaseId
 from reconciler.core.entities import Event, Record, State
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
@@ -23,6 +24,7 @@ class MemoryLedger:
         self.revision: str | None = None
         self.records: dict[str, Record] = {}
         self.events: list[Event] = []
+        self.cases: dict[CaseId, Case] = {}
         self.users: set[str] = set()
         self.status: PlatformStatus | None = None
         self.load_times = LoadTimes()
@@ -31,12 +33,15 @@ class MemoryLedger:
         self.leases = MemoryLeases()
         self.fence: Callable[[], Lease] | None = None
         self._nudges = 0
+        self._published: set[CaseId] = set()
 
     def load(self) -> LedgerState:
         """Keep `ports.Ledger.load`."""
         self._reach()
         living = {key: record for key, record in self.records.items() if record.state is not State.DELETED}
-        return LedgerState(self.base, self.revision, MappingProxyType(living), self.load_times, self.carried)
+        still_open = tuple(case for case in self.cases.values() if case.verdict is None)
+        records = MappingProxyType(living)
+        return LedgerState(self.base, self.revision, records, self.load_times, self.carried, still_open)
 
     def record(self, base: int, advance: Advance) -> int:
         """Keep `ports.Ledger.record`."""
@@ -52,11 +57,35 @@ class MemoryLedger:
         self.revision = advance.revision
         self.records |= {record.identity.model_key: record for record in advance.records}
         self.events += advance.events
+        restored = {case.id for case in advance.restored}
+        for case in (*advance.restored, *advance.cases):
+            known = self.cases.get(case.id)
+            if known is None or known.verdict is None:
+                self.cases[case.id] = case
+                self._published |= {case.id} & restored
         self.users |= advance.users
         self.status = advance.status or self.status
         self.load_times = advance.load_times or self.load_times
         self.carried = advance.carried or self.carried
         return self.base
+
+    def on_record(self, commits: Collection[str]) -> frozenset[CaseId]:
+        """Keep `ports.Ledger.on_record`."""
+        self._reach()
+        return frozenset(id_ for id_ in self.cases if id_[0] in commits)
+
+    def unpublished(self, commits: int) -> tuple[Case, ...]:
+        """Keep `ports.Ledger.unpublished`."""
+        self._reach()
+        closed = [case for case in self.cases.values() if case.verdict is not None]
+        due = dict.fromkeys(case.commit.sha for case in closed if case.id not in self._published)
+        chosen = list(due)[:commits]
+        return tuple(case for sha in chosen for case in closed if case.commit.sha == sha)
+
+    def published(self, cases: Sequence[Case]) -> None:
+        """Keep `ports.Ledger.published`."""
+        self._reach()
+        self._published |= {case.id for case in cases}
 
     def nudges(self) -> int:
         """Keep `ports.Ledger.nudges`."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
-from reconciler.core.entities import Commit, Tree, WrittenBy
+from reconciler.core.entities import Commit, FileChange, Tree, WrittenBy
 from reconciler.core.history import Entry, History, PathChange, RawCommit
 from reconciler.core.identity import Carried
 from reconciler.errors import SourceUnreachable
@@ -110,6 +110,10 @@ class MemorySource:
         changes = self._history.changes_since(since) if since is not None else None
         self._last = self._history.tree
         return Reading(tree=self._last, changes=changes)
+
+    def history(self) -> tuple[FileChange, ...]:
+        """Keep `ports.Source.history`."""
+        return self._history.changes
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
         """Keep `ports.Source.blobs`."""

@@ -404,6 +404,21 @@ def test_an_update_never_leaves_a_model_without_a_known_replica(serve_rig: Serve
 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
+def test_a_load_that_is_overtaken_is_cancelled_and_not_waited_for(serve_rig: ServeRig) -> None:
+    first, endless, newer = workload("alice", "c1"), workload("alice", "c2", source="endless"), workload("alice", "c3")
+    serve_rig.runtime.apply(app(first))
+    until(serve_rig, is_up(first))
+    serve_rig.runtime.apply(app(endless))
+    until(serve_rig, lambda seen: seen.deployments[endless.model_key].starting == 1)
+    serve_rig.runtime.apply(app(newer))
+    until(serve_rig, is_up(newer))
+    until(serve_rig, lambda seen: seen.deployments[newer.model_key].stopping == 0)
+    serve_rig.runtime.apply(app())
+    until(serve_rig, gone(newer))
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
 def test_scaling_down_takes_a_replica_off_at_once_and_cuts_no_stream_of_it(serve_rig: ServeRig) -> None:
     heard = serve_rig.heard
     two, one = workload("alice", version="w2", replicas=2), workload("alice", version="w2")

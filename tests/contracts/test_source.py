@@ -324,6 +324,18 @@ def test_out_of_reach_is_an_error_and_not_an_empty_tree_and_passes(setting: Sett
     assert source.read(None).tree.revision == sha
 
 
+def test_the_whole_history_is_told_from_its_beginning_as_it_was_last_read(setting: Setting) -> None:
+    source = setting.open()
+    assert source.history() == ()
+    shas = [setting.writer.commit({ANN: content}) for content in (b"0", b"1", None)]
+    source.read(None)
+    assert [change.commit.sha for change in source.history()] == shas
+    assert [change.kind for change in source.history()] == list(ChangeKind)
+    setting.writer.rewind(1)
+    source.read(None)
+    assert [change.commit.sha for change in source.history()] == shas[:2]
+
+
 def test_threads_may_share_one(setting: Setting) -> None:
     source = setting.open()
     first = setting.writer.commit({ANN: b"0"})
@@ -341,6 +353,28 @@ def test_threads_may_share_one(setting: Setting) -> None:
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
     return Repository(tmp_path / "specs.git")
+
+
+def test_a_commit_is_found_by_its_beginning_with_what_came_after_it(repository: Repository) -> None:
+    source = GitSource(str(repository.path), home=repository.path.parent)
+    first = repository.commit({ANN: b"0", BOB: b"0"})
+    second = repository.commit({ANN: b"1"})
+    bare = repository.commit({"README.md": b"x"})
+    [past] = source.past(first[:10])
+    assert past.commit.sha == first
+    assert [(change.identity.path, later and later.commit.sha) for change, later in past.changes] == [
+        (ANN, second),
+        (BOB, None),
+    ]
+    [past] = source.past(bare)
+    assert past.changes == ()
+    assert source.past("0" * 40) == ()
+    assert len(source.past("")) == 3
+    assert source.is_after(second, first)
+    assert not source.is_after(first, first)
+    assert not source.is_after(second, bare)
+    assert source.is_after(first, None)
+    assert source.is_after(first, "0" * 40)
 
 
 class CountingGit(Git):

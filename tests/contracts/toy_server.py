@@ -109,6 +109,8 @@ class Toy:
     async def __init__(self, source_path: str, model_key: str, version: str) -> None:  # type: ignore[misc]  # Serve awaits it
         if source_path.endswith("broken"):
             raise RuntimeError("the engine found no weights in its folder")
+        if source_path.endswith("endless"):
+            await asyncio.sleep(3600)
         if "reconciler" in sys.modules:
             raise RuntimeError("a replica needed Argus itself: something was not sent by value")
         engine = Engine()

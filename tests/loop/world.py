@@ -12,7 +12,7 @@ from reconciler.loop import Reconciler, Rules
 from reconciler.names import spec_path
 from reconciler.ports import Advance
 from reconciler.spec import Limits
-from reconciler.testing import MemoryFolders, MemoryFront, MemoryLedger, MemoryRuntime, MemorySource
+from reconciler.testing import MemoryFolders, MemoryFront, MemoryLedger, MemoryNotes, MemoryRuntime, MemorySource
 
 GOOD = "/private/hf/good"
 OTHER = "/private/hf/other"
@@ -57,12 +57,21 @@ class World:
         self.folders = MemoryFolders([GOOD, OTHER, BROKEN])
         self.front = MemoryFront()
         self.ledger = ForgetfulLedger()
+        self.notes = MemoryNotes()
         self.restart()
 
     def restart(self) -> None:
         """Begin a new reconciler process: only what is outside of it stays."""
         self.loop = Reconciler(
-            self.source, self.folders, self.runtime, self.front, self.ledger, RULES, lambda: self.now, road=self.road
+            self.source,
+            self.folders,
+            self.runtime,
+            self.front,
+            self.ledger,
+            RULES,
+            lambda: self.now,
+            road=self.road,
+            notes=self.notes,
         )
 
     def write(self, user: str, suffix: str, text: str | None, author: str | None = None) -> str:

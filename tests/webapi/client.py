@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 from flask import Flask
 from werkzeug.datastructures import Headers
 
+from reconciler.core.cases import Case
 from reconciler.core.entities import Event, Record
 from reconciler.ports import Advance, PlatformStatus
 from webapi.parts import Parts
@@ -119,7 +120,13 @@ class Api:
         git(clone, "push", "--quiet", "origin", "HEAD:main")
         return git(clone, "rev-parse", "HEAD")
 
-    def record(self, *records: Record, events: tuple[Event, ...] = (), status: PlatformStatus | None = None) -> None:
+    def record(
+        self,
+        *records: Record,
+        events: tuple[Event, ...] = (),
+        cases: tuple[Case, ...] = (),
+        status: PlatformStatus | None = None,
+    ) -> None:
         """Write into the ledger what a pass of the reconciler would."""
         base = self.parts.ledger.load().base
-        self.parts.ledger.record(base, Advance(revision=self.head(), records=records, events=events, status=status))
+        self.parts.ledger.record(base, Advance(self.head(), records, events, status=status, cases=cases))

@@ -9,7 +9,7 @@ import pytest
 
 from reconciler.settings import ApiSettings, PathSettings, ServingSettings, Settings
 from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, open_ledger
+from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, VerdictReader, open_ledger
 from reconciler.shell.source import GitSource
 from tests.webapi.client import ADMIN_TOKEN, Api, git
 from webapi.app import assemble
@@ -35,6 +35,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
         store=SpecStore(GitSource.from_settings(settings), LedgerReader(engine)),
         folders=DiskModelFolders(settings.private_root),
         reader=LedgerReader(engine),
+        verdicts=VerdictReader(engine),
         accounts=Accounts(engine),
         ledger=SqlLedger(engine),
         engine_log=EngineLog(engine),

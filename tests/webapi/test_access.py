@@ -17,7 +17,13 @@ USERS = "/api/v2/users"
 def _rules(app: Flask) -> list[tuple[str, str]]:
     """Give every method and address of the API, with made-up parameters."""
     return [
-        (method, rule.rule.replace("<user_id>", "alice").replace("<token_id>", "x").replace("<model_key>", "y"))
+        (
+            method,
+            rule.rule.replace("<user_id>", "alice")
+            .replace("<token_id>", "x")
+            .replace("<model_key>", "y")
+            .replace("<sha>", "0" * 7),
+        )
         for rule in app.url_map.iter_rules()
         for method in sorted((rule.methods or set()) - {"HEAD"})
     ]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from reconciler.core.cases import Case, Stages, Verdict
 from reconciler.core.entities import Event, EventType, Record, State
 from tests.webapi.client import MODELS, SPEC, Answer, Api, git
 
@@ -219,13 +220,16 @@ def test_a_deleted_models_history_stays_and_one_made_anew_has_its_own(api: Api) 
     assert len(api.get(f"{MODELS}/{again}/history")["items"]) == 1
 
 
-def test_history_tells_what_came_of_each_commit_as_far_as_events_do(api: Api) -> None:
+def test_history_tells_the_verdict_on_each_commit(api: Api) -> None:
     key, shas = three_versions(api)
-    kinds = (EventType.DEPLOY_SUCCEEDED, EventType.DEPLOY_FAILED)
-    events = tuple(
-        Event(kind, key, "alice", NOW, sha, "alice", "api") for kind, sha in zip(kinds, shas[:2], strict=True)
+    given = dict(zip(shas, (Verdict.APPLIED, Verdict.FAILED, None), strict=True))
+    changes = api.parts.store.life_of(key)
+    api.record(
+        cases=tuple(
+            Case(each.commit, each.identity.path, key, "alice", False, Stages(NOW, NOW), given[each.commit.sha])
+            for each in changes
+        )
     )
-    api.record(events=events)
     assert [item["verdict"] for item in api.get(f"{MODELS}/{key}/history")["items"]] == [None, "FAILED", "APPLIED"]
 
 

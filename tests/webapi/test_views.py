@@ -311,10 +311,17 @@ def test_the_status_is_the_admins(api: Api) -> None:
 def test_the_status_counts_models_and_says_how_the_loop_is_doing(api: Api) -> None:
     api.created()
     key = api.created(SPEC.replace("hello", "other"))
-    api.record(_record(api, key, State.RUNNING), status=_status(error="Serve does not answer", app_status=None))
+    api.record(
+        _record(api, key, State.RUNNING),
+        status=_status(error="Serve does not answer", app_status=None, notes_error="the remote refuses notes"),
+    )
     seen = api.get("/api/v2/serve/status", "admin")
     assert seen["app"] == {"name": "argus_llm_app", "status": None, "message": ""}
     assert seen["gpus"] == {"total": 4, "free": 3}
     assert (seen["revision"]["head"], seen["revision"]["last_seen"]) == (api.head(), "c" * 40)
     assert seen["models"] == {"QUEUED": 1, "DEPLOYING": 0, "RUNNING": 1, "FAILED": 0, "DELETING": 0}
-    assert seen["reconciler"] == {"last_pass_at": "2026-01-06T12:00:00Z", "error": "Serve does not answer"}
+    assert seen["reconciler"] == {
+        "last_pass_at": "2026-01-06T12:00:00Z",
+        "error": "Serve does not answer",
+        "notes_error": "the remote refuses notes",
+    }

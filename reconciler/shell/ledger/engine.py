@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy import ColumnElement, Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, StatementError
@@ -82,14 +82,22 @@ def insert_new(connection: Connection, table: Table, row: Mapping[str, Any]) -> 
     return connection.execute(insert, dict(row)).first() is not None
 
 
-def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows, or replace every column of those whose primary key is there already."""
+def upsert(
+    connection: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    only_where: ColumnElement[bool] | None = None,
+) -> None:
+    """Insert rows, or replace every column of those whose primary key is there already.
+
+    A row that is there and of which `only_where` does not hold stays as it is.
+    """
     if not rows:
         return
     insert = _INSERT[connection.dialect.name](table)
     replaced = {column.name: insert.excluded[column.name] for column in table.columns if not column.primary_key}
     keys = list(table.primary_key.columns)
-    connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=replaced), list(rows))
+    connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=replaced, where=only_where), list(rows))
 
 
 def _parse(url: str) -> URL:

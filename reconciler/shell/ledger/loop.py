@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
+from reconciler.core.cases import Case, CaseId
 from reconciler.core.entities import Record, State
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
 from reconciler.core.lease import Lease
 from reconciler.errors import Moved
 from reconciler.ports import Advance, LedgerState
-from reconciler.shell.ledger import rows
+from reconciler.shell.ledger import rows, verdicts
 from reconciler.shell.ledger.engine import insert_absent, reading, upsert, writing
 from reconciler.shell.ledger.lease import guard
 from reconciler.shell.ledger.schema import (
@@ -60,7 +61,8 @@ class SqlLedger:
                 # here to the end, SQLite reads a snapshot anyway.
                 base, revision = connection.execute(_STAND.with_for_update(read=True)).one()
                 living = MappingProxyType(_living(connection))
-                self._last = LedgerState(base, revision, living, _load_times(connection), carried(connection))
+                loads, known = _load_times(connection), carried(connection)
+                self._last = LedgerState(base, revision, living, loads, known, verdicts.open_cases(connection))
         return self._last
 
     def record(self, base: int, advance: Advance) -> int:
@@ -77,6 +79,9 @@ class SqlLedger:
             upsert(connection, models, [rows.record_row(record) for record in advance.records])
             if advance.events:
                 connection.execute(insert(events), [rows.event_row(event) for event in advance.events])
+            if advance.cases or advance.restored:
+                verdicts.write(connection, advance.cases, advance.restored)
+            cases = verdicts.open_cases(connection) if advance.cases else None
             _add_users(connection, new_users, advance)
             if advance.load_times is not None:
                 upsert(connection, load_times, [{"id": ONLY, "document": advance.load_times.to_json()}])
@@ -86,8 +91,23 @@ class SqlLedger:
                 upsert(connection, platform_status, [{"id": ONLY, **rows.status_row(advance.status)}])
             guard(connection, self._fence)
         self._users |= new_users
-        self._remember(base, grown, advance)
+        self._remember(base, grown, advance, cases)
         return grown
+
+    def on_record(self, commits: Collection[str]) -> frozenset[CaseId]:
+        """Keep `ports.Ledger.on_record`."""
+        with reading(self._engine) as connection:
+            return verdicts.on_record(connection, commits)
+
+    def unpublished(self, commits: int) -> tuple[Case, ...]:
+        """Keep `ports.Ledger.unpublished`."""
+        with reading(self._engine) as connection:
+            return verdicts.unpublished(connection, commits)
+
+    def published(self, cases: Sequence[Case]) -> None:
+        """Keep `ports.Ledger.published`."""
+        with writing(self._engine) as connection:
+            verdicts.mark_published(connection, cases)
 
     def nudges(self) -> int:
         """Keep `ports.Ledger.nudges`."""
@@ -100,7 +120,7 @@ class SqlLedger:
         with writing(self._engine) as connection:
             connection.execute(update(nudges).where(nudges.c.id == ONLY).values(count=nudges.c.count + 1))
 
-    def _remember(self, base: int, grown: int, advance: Advance) -> None:
+    def _remember(self, base: int, grown: int, advance: Advance, cases: tuple[Case, ...] | None) -> None:
         if self._last is None or self._last.base != base:
             self._last = None
         elif grown != base:
@@ -112,7 +132,8 @@ class SqlLedger:
                     records[record.identity.model_key] = record
             loads = advance.load_times or self._last.load_times
             known = advance.carried or self._last.carried
-            self._last = LedgerState(grown, advance.revision, MappingProxyType(records), loads, known)
+            still_open = self._last.cases if cases is None else cases
+            self._last = LedgerState(grown, advance.revision, MappingProxyType(records), loads, known, still_open)
 
 
 def carried(connection: Connection) -> Carried | None:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
+from reconciler.core.cases import Case
 from reconciler.core.entities import Event, Record
 from reconciler.core.identity import Carried
 from reconciler.ports import PlatformStatus
@@ -59,6 +60,24 @@ def event_of(text: str) -> Event:
     """Read the column `event`."""
     event: Event = _reader(Event)(json.loads(text))
     return event
+
+
+def case_row(case: Case) -> dict[str, Any]:
+    """Give a case's row, without what the ledger itself keeps of it. Raises TypeError and ValueError as above."""
+    return {
+        "commit_sha": case.commit.sha,
+        "path": case.path,
+        "user_id": case.user_id,
+        "model_key": case.model_key,
+        "verdict": case.verdict.value if case.verdict else None,
+        "document": _dumps(case),
+    }
+
+
+def case_of(text: str) -> Case:
+    """Read the column `document` of a case."""
+    case: Case = _reader(Case)(json.loads(text))
+    return case
 
 
 def status_row(status: PlatformStatus) -> dict[str, Any]:

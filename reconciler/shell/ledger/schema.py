@@ -214,6 +214,26 @@ lease = Table(
     Column("patience_ms", BigInteger, nullable=False),
 )
 """Which reconciler works (`core.lease`). Nothing in it is a time of day."""
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("commit_sha", Name, primary_key=True),
+    Column("path", Name, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("user_id", Name, nullable=False),
+    Column("model_key", Name, nullable=False),
+    Column("verdict", Name, nullable=True),
+    Column("phase", Name, nullable=False),
+    Column("document", Text, nullable=False),
+    Index("verdicts_by_number", "number"),
+    Index("verdicts_by_user", "user_id", "number"),
+    Index("verdicts_by_phase", "phase", "number"),
+)
+"""One row for each spec file that a commit touched, kept for ever: about 1 KB each with its indexes.
+
+`document` is the whole `Case`; the other columns are copies of parts of it. `number` is the commit's: it grows in the
+order in which commits came. `phase` is OPEN, CLOSED (with a verdict that no git note has yet) or PUBLISHED.
+"""
 
 ONLY = 1
 """The id of the one row of a table that has a single one."""
@@ -268,7 +288,26 @@ def _add_lease(connection: Connection) -> None:
     connection.execute(text("INSERT INTO lease (id, token, renewals, patience_ms) VALUES (1, 0, 0, 0)"))
 
 
-MIGRATIONS: tuple[Migration, ...] = (_add_routes, _add_load_times, _add_engine_log, _add_identities, _add_lease)
+def _add_verdicts(connection: Connection) -> None:
+    connection.execute(
+        text(
+            "CREATE TABLE verdicts (commit_sha VARCHAR NOT NULL, path VARCHAR NOT NULL, number BIGINT NOT NULL, "
+            "user_id VARCHAR NOT NULL, model_key VARCHAR NOT NULL, verdict VARCHAR, phase VARCHAR NOT NULL, "
+            "document TEXT NOT NULL, PRIMARY KEY (commit_sha, path))"
+        )
+    )
+    for name, columns in (("number", "number"), ("user", "user_id, number"), ("phase", "phase, number")):
+        connection.execute(text(f"CREATE INDEX verdicts_by_{name} ON verdicts ({columns})"))
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    _add_routes,
+    _add_load_times,
+    _add_engine_log,
+    _add_identities,
+    _add_lease,
+    _add_verdicts,
+)
 """In order. The first leads from version 1 to version 2."""
 
 
