@@ -1,7 +1,8 @@
 """The reconciler's process: an APScheduler job that runs passes, and a watch that asks for one at once.
 
 It exits by itself, with `RESTART_ME`, when the connection to Ray is lost: Ray's client cannot be trusted to come
-back within a process, and a supervisor (`argus up`, systemd) starts a new one within seconds.
+back within a process, and a supervisor (`argus up`, systemd) starts a new one within seconds. So it does when the
+ledger's file is lost: what was read of it counts no more.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from reconciler.core.entities import State
-from reconciler.errors import ArgusError, Moved, RuntimeLost, RuntimeUnreachable, Unreachable
+from reconciler.errors import ArgusError, LedgerLost, Moved, RuntimeLost, RuntimeUnreachable, Unreachable
 from reconciler.front import config as front
 from reconciler.loop import Reconciler, Rules
 from reconciler.settings import Settings
@@ -58,6 +59,7 @@ class Runner:
         self.stopping = threading.Event()
         self.exit_status = 0
         self._trouble = ""
+        self._due_from = time.monotonic()
         self._scheduler = BackgroundScheduler(timezone=UTC)
         self._job = self._scheduler.add_job(
             self._run,
@@ -78,6 +80,20 @@ class Runner:
         self._asked.set()
         self._again_in(0)
 
+    def keep_pace(self) -> None:
+        """Ask for a pass where none began for two intervals: to be called now and then.
+
+        The scheduler goes by the wall clock. One that is put back an hour would have it wait for an hour.
+        """
+        if time.monotonic() - self._due_from > 2 * self._interval_s:
+            self._due_from = time.monotonic()
+            self.ask()
+
+    def leave(self) -> None:
+        """Ask for the end of this process, and for another."""
+        self.exit_status = RESTART_ME
+        self.stopping.set()
+
     def stop(self) -> None:
         """Let the pass that runs end, and begin no other."""
         self.stopping.set()
@@ -94,6 +110,7 @@ class Runner:
 
     def _pass(self) -> None:
         self._asked.clear()
+        self._due_from = time.monotonic()
         try:
             records = self._reconciler.reconcile_once().records
         except Moved:
@@ -101,9 +118,8 @@ class Runner:
             self._asked.set()
         except Unreachable as error:
             self._report(error)
-            if isinstance(error, RuntimeLost):
-                self.exit_status = RESTART_ME
-                self.stopping.set()
+            if isinstance(error, RuntimeLost | LedgerLost):
+                self.leave()
         except Exception as error:  # a pass never ends the loop: the next one may find the world in order
             log.exception("the pass failed")
             self._report(ArgusError(f"internal error: {type(error).__name__}"))
@@ -154,8 +170,12 @@ def main(settings: Settings) -> int:
     log.info("reconciling every %g s", settings.reconcile.interval_s)
     while not stop.wait(WATCH_EVERY_S) and not runner.stopping.is_set():
         try:
+            runner.keep_pace()
             if watch.stirred():
                 runner.ask()
+        except LedgerLost as error:
+            log.warning("%s", error)
+            runner.leave()
         except Unreachable as error:
             log.debug("cannot watch: %s", error)
     runner.stop()

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from reconciler.__main__ import RESTART_ME, Runner
@@ -50,6 +51,22 @@ def test_a_pass_runs_at_once_when_asked() -> None:
         world.write("alice", "qwen", spec("qwen"))
         runner.ask()
         until(lambda: world.runtime.applies == 2)
+
+
+def test_a_clock_that_is_put_back_does_not_hold_the_loop_up() -> None:
+    world = World()
+    with running(world, interval_s=0.2) as runner:
+        until(lambda: world.runtime.applies == 1)
+        world.write("alice", "qwen", spec("qwen"))
+
+        def put_back() -> bool:
+            # What the scheduler makes of it: the next run is as far away as the clock was put back.
+            if not runner._asked.is_set():
+                runner._job.modify(next_run_time=datetime.now(UTC) + timedelta(hours=1))
+            runner.keep_pace()
+            return world.runtime.applies == 2
+
+        until(put_back)
 
 
 def test_what_was_asked_during_a_pass_is_not_forgotten() -> None:
