@@ -304,8 +304,8 @@ class Stage:
             for key, model_id in before.running.items()
             if key in wanted and now.running.get(key) != model_id and self._is_wanted(key)
         ]
-        there = set(self.platform.git("rev-list", "main").split())
         acknowledged = {one.commit for one in list(self.writers.writes) if one.commit}
+        there = set(self.platform.git("rev-list", "main").split())
         if missing := acknowledged - there:
             lost.append(f"{len(missing)} acknowledged commits")
         return lost

@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from reconciler.errors import LedgerLost, LedgerUnreachable
 from reconciler.ports import Advance
 from reconciler.shell.ledger import SqlLedger, open_ledger
+from reconciler.shell.ledger.file import LedgerFile
 
 SHA = "c" * 40
 PAGE = 4096
@@ -143,7 +144,7 @@ def opened_without_looking(folder: Path) -> Iterator[Engine]:
     from reconciler.shell.ledger import engine as opening
 
     engine = opening._create(opening._parse(f"sqlite:///{folder / 'ledger.sqlite'}"))
-    opening._FILES[engine] = opening.LedgerFile(folder / "ledger.sqlite", lambda: None)
+    opening._FILES[engine] = LedgerFile(folder / "ledger.sqlite", lambda: None)
     try:
         yield engine
     finally:
