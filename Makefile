@@ -3,6 +3,7 @@
 #   make run     install what it takes to run, then run the platform in the foreground (Ctrl-C stops it)
 #   make test    install the test tools too, then pass all tests
 #   make lint    ruff, mypy, import-linter
+#   make faults  break a running platform in every way the project knows, and see that users are served (an hour)
 #   make lock    write requirements/*.txt anew from pyproject.toml
 #   make clean   remove what these made; the state folder (.argus) stays
 #
@@ -52,6 +53,10 @@ lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+.PHONY: faults
+faults: $(DEV_STAMP)
+	@$(BIN)/python -m faults $(ARGS)
 
 .PHONY: install
 install: $(RUN_STAMP)

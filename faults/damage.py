@@ -17,7 +17,7 @@ from faults.stage import Act, Skipped, Stage
 from tests.e2e.platform import ROUTER
 
 LOCKED_S = 20.0
-BROKEN_S = 15.0
+BROKEN_S = 20.0
 HOUR_S = 3600
 
 WITH_THE_LEDGER = frozenset({"tokens", "past events"})

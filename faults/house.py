@@ -21,7 +21,7 @@ import yaml
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 DISK_MB = 512
-GIT_TIMEOUT_S = 5
+GIT_TIMEOUT_S = 10
 
 _GIT = """\
 #!/bin/sh
