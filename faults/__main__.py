@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ ACTS = tuple(act for group in GROUPS.values() for act in group)
 def main() -> int:
     """Play the acts that were asked for, in their order."""
     given = _arguments()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that the platform is taken down too
     deadline = time.monotonic() + given.budget * 60
     outcomes: list[Outcome] = []
     print(report.HEAD, flush=True)
