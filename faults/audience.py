@@ -73,7 +73,7 @@ class _Answer:
         if status != "200":
             return f"{status} {(await _body(head, reader))[:300]!r}"
         text = b""
-        while (size := int(await reader.readline(), 16)) > 0:
+        while (size := int(await reader.readuntil(b"\r\n"), 16)) > 0:
             piece = await reader.readexactly(size + 2)
             now = time.monotonic()
             if self._first is None:

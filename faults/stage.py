@@ -70,6 +70,7 @@ class Stage:
     front: str
     clients: int
     keys: dict[str, str] = field(default_factory=dict)
+    _all_keys: set[str] = field(default_factory=set)
     quiet_gap_s: float | None = None
     _deadline: float = 0.0
     _user: httpx.Client = field(init=False)
@@ -132,6 +133,7 @@ class Stage:
         body = {"model_id": name, "model_source": "$HOME/common/hf/demo", "engine_kwargs": ENGINE, **spec}
         answer = self._admin.post("/serve/models", params={"user_id": USER}, json=body)
         self.keys[name] = str(_good(answer)["model_key"])
+        self._all_keys.add(self.keys[name])
 
     def patch(self, name: str, **fields: Any) -> None:
         """Change a model."""
@@ -270,7 +272,7 @@ class Stage:
 
     def _inventory(self) -> Inventory:
         details = {}
-        for key in self.keys.values():
+        for key in self._all_keys:
             with suppress(httpx.HTTPError, AssertionError):
                 details[key] = _good(self._admin.get(f"/serve/models/{key}"))
         token_works = False
@@ -298,11 +300,10 @@ class Stage:
                 self.new_token()
         if any(not events <= now.events.get(key, frozenset()) for key, events in before.events.items()):
             lost.append("past events")
-        wanted = set(self.keys.values())
         lost += [
             f"model {key}"
             for key, model_id in before.running.items()
-            if key in wanted and now.running.get(key) != model_id and self._is_wanted(key)
+            if now.running.get(key) != model_id and self._is_wanted(key)
         ]
         acknowledged = {one.commit for one in list(self.writers.writes) if one.commit}
         there = set(self.platform.git("rev-list", "main").split())
