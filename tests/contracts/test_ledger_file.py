@@ -93,11 +93,13 @@ def test_a_ledger_that_breaks_in_use_is_set_aside_whole(tmp_path: Path, start: i
 
 @pytest.mark.parametrize("start", [0, PAGE], ids=["no database any more", "malformed"])
 def test_a_ledger_that_is_found_broken_is_set_aside_and_made_anew(tmp_path: Path, start: int) -> None:
+    told: list[bool] = []
     with opened(tmp_path) as engine:
         SqlLedger(engine).nudge()
     overwrite(tmp_path / "ledger.sqlite", start)
-    with opened(tmp_path) as anew:
+    with opened(tmp_path, lambda: told.append(True)) as anew:
         assert SqlLedger(anew).nudges() == 0
+    assert not told  # nobody has used the broken one
     assert len(broken_ones(tmp_path)) == 1
 
 
@@ -144,7 +146,7 @@ def opened_without_looking(folder: Path) -> Iterator[Engine]:
     from reconciler.shell.ledger import engine as opening
 
     engine = opening._create(opening._parse(f"sqlite:///{folder / 'ledger.sqlite'}"))
-    opening._FILES[engine] = LedgerFile(folder / "ledger.sqlite", lambda: None)
+    opening._FILES[engine] = LedgerFile(folder / "ledger.sqlite")
     try:
         yield engine
     finally:

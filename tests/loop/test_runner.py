@@ -12,6 +12,7 @@ from pathlib import Path
 from reconciler.__main__ import RESTART_ME, Runner
 from reconciler.core.entities import State
 from reconciler.errors import RuntimeLost
+from reconciler.shell.ledger import SqlLedger, open_ledger
 from reconciler.shell.watch import Watch
 from reconciler.testing import MemoryLedger
 from tests.loop.world import World, spec
@@ -120,6 +121,19 @@ def test_a_lost_ray_ends_the_process_with_the_status_that_asks_for_another() -> 
     with running(world) as runner:
         until(runner.stopping.is_set)
         assert runner.exit_status == RESTART_ME
+
+
+def test_a_lost_ledger_ends_the_process_and_asks_for_another(tmp_path: Path) -> None:
+    world = World()
+    engine = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", timeout_s=5)
+    world.loop.ledger = SqlLedger(engine)
+    with running(world) as runner:
+        until(lambda: world.runtime.applies == 1)
+        (tmp_path / "ledger.sqlite").unlink()
+        runner.ask()
+        until(runner.stopping.is_set)
+        assert runner.exit_status == RESTART_ME
+    engine.dispose()
 
 
 def test_a_push_and_a_nudge_stir_the_watch_and_nothing_else_does(tmp_path: Path) -> None:

@@ -45,14 +45,17 @@ def open_engine(url: str, timeout_s: float, on_lost: Callable[[], None] = lambda
     """
     parsed = _parse(url)
     try:
-        return _open(parsed, timeout_s, on_lost)
+        engine = _open(parsed, timeout_s)
     except LedgerLost:  # it was broken, and is set aside now
-        return _open(parsed, timeout_s, on_lost)
+        engine = _open(parsed, timeout_s)
+    if file := _FILES.get(engine):
+        file.on_lost = on_lost
+    return engine
 
 
-def _open(parsed: URL, timeout_s: float, on_lost: Callable[[], None]) -> Engine:
+def _open(parsed: URL, timeout_s: float) -> Engine:
     if parsed.get_backend_name() == "sqlite":
-        engine = _open_sqlite(parsed, timeout_s, on_lost)
+        engine = _open_sqlite(parsed, timeout_s)
     else:
         engine = _open_postgresql(parsed, timeout_s)
     try:
@@ -114,13 +117,13 @@ def _parse(url: str) -> URL:
     return parsed
 
 
-def _open_sqlite(url: URL, timeout_s: float, on_lost: Callable[[], None] = lambda: None) -> Engine:
+def _open_sqlite(url: URL, timeout_s: float) -> Engine:
     path = url.database
     if not path or path == ":memory:" or path.startswith("file:"):
         raise SettingsError(f"key 'ledger.url': SQLite keeps the ledger in a file, given by its path; {_RIGHT}")
     _make_private(Path(path))
     engine = _create(url, connect_args={"timeout": timeout_s}, pool_timeout=timeout_s)
-    file = _FILES[engine] = LedgerFile(Path(path), on_lost)
+    file = _FILES[engine] = LedgerFile(Path(path))
 
     @event.listens_for(engine, "checkout")
     def is_still_there(_dbapi: object, _record: object, _proxy: object) -> None:

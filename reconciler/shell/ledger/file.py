@@ -34,9 +34,9 @@ _PRIMARY = 0xFF
 class LedgerFile:
     """The file at `path`, as it is now. `on_lost` is called once, when it is seen to be another one, or none."""
 
-    def __init__(self, path: Path, on_lost: Callable[[], None]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._on_lost = on_lost
+        self.on_lost: Callable[[], None] = lambda: None
         self._identity = _identity(path)
         self._lost = False
 
@@ -65,7 +65,7 @@ class LedgerFile:
     def _is_lost(self, why: str) -> LedgerLost:
         if not self._lost:
             self._lost = True
-            self._on_lost()
+            self.on_lost()
         return LedgerLost(f"the ledger {self.path} is not the one that was opened: {why}")
 
     def _set_aside(self) -> Path | None:
