@@ -3,7 +3,7 @@
 #   make run     install what it takes to run, then run the platform in the foreground (Ctrl-C stops it)
 #   make test    install the test tools too, then pass all tests
 #   make lint    ruff, mypy, import-linter
-#   make faults  break a running platform in every way the project knows, and see that users are served (an hour)
+#   make faults  break a running platform in every way the project knows, and see that users are served (40 minutes)
 #   make lock    write requirements/*.txt anew from pyproject.toml
 #   make clean   remove what these made; the state folder (.argus) stays
 #

@@ -208,7 +208,9 @@ class Supervisor:
         child.popen, child.process, child.since = popen, process, self._clock()
         child.lives = backoff.started(child.lives)
         self._leaders.add(process)
-        home.note(self._home, service.name, process, **command.facts)
+        # Without a note (a full disk) a later `argus up` knows it by other signs, and it runs all the same.
+        with suppress(OSError):
+            home.note(self._home, service.name, process, **command.facts)
         return process
 
     def _look(self, child: _Child, now: float) -> Death | None:

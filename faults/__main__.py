@@ -102,7 +102,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=8, help="clients that stream from A all the time (8)")
     parser.add_argument("--writers", type=int, default=200, help="clients that write through the API (200)")
     parser.add_argument(
-        "--write-every", type=float, default=60, metavar="S", help="how often each of them writes (60 s)"
+        "--write-every", type=float, default=120, metavar="S", help="how often each of them writes (120 s)"
     )
     parser.add_argument(
         "--budget", type=float, default=50, metavar="MIN", help="no act begins after so many minutes (50)"

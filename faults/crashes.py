@@ -165,8 +165,7 @@ def _is_gone(stage: Stage) -> None:
 
 def _is_published(stage: Stage) -> None:
     """See that fronts know K, though nothing answers for it yet: loading is 503, unknown is 404."""
-    name = stage.model("k")["model_id"]
-    body = {"model": name, "prompt": "Hello", "max_tokens": 1}
+    body = {"model": stage.names["k"], "prompt": "Hello", "max_tokens": 1}
     stage.wait(
         lambda: stage.platform.post("/v1/completions", **body).status_code in {200, 503}, lambda: "K's name is unknown"
     )
@@ -195,6 +194,7 @@ PROCESSES = (
         "the reconciler dies while it publishes routes (K is created and deleted)",
         reconciler_killed(PUBLISHING, _create_k, _is_published),
         Expectation(heal_s=90),
+        ("haproxy",),
     ),
     Act("router", "kill -9 the router", killed(ROUTER), SPARED, ("haproxy",)),
     Act("bodies", "kill -9 the HAProxy for large bodies", killed(BODIES), SPARED, ("haproxy",)),

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,8 +53,12 @@ class App:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(json.dumps(models), file=self.process.stdin, flush=True)
-        assert self.process.stdout.readline() == "ok\n", self._log.read_text(errors="replace")[-2000:]
         deadline = time.monotonic() + LONGEST_CHANGE_S
+        late = threading.Timer(LONGEST_CHANGE_S, self.process.kill)  # `serve.run` itself waits without a limit
+        late.start()
+        said = self.process.stdout.readline()
+        late.cancel()
+        assert said == "ok\n", self._log.read_text(errors="replace")[-2000:]
         while not all(self._answers(name) for name in models):
             assert time.monotonic() < deadline, "a model does not answer"
             time.sleep(0.25)

@@ -63,13 +63,14 @@ class Inventory:
 
 @dataclass(slots=True)
 class Stage:
-    """What an act has in its hands. `keys` are the models' keys, by the name that acts know them by."""
+    """What an act has in its hands: models' keys and public names by the name that acts know them by, and the rest."""
 
     house: House
     platform: Platform
     front: str
     clients: int
     keys: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     _all_keys: set[str] = field(default_factory=set)
     quiet_gap_s: float | None = None
     _deadline: float = 0.0
@@ -85,7 +86,7 @@ class Stage:
         self._user = self.platform.user(USER)
         self.create("a")
         self.until_running("a")
-        self.audience = Audience(self.platform.openai_port, self.model("a")["model_id"], self.clients)
+        self.audience = Audience(self.platform.openai_port, self.names["a"], self.clients)
         token = (self.house.home / "admin-token").read_text().strip()
         assert self._admin.post("/users", json={"user_id": CROWD}).status_code == 201
         self.writers = Writers(self.platform.api_port, token, writers, every_s)
@@ -134,6 +135,9 @@ class Stage:
         answer = self._admin.post("/serve/models", params={"user_id": USER}, json=body)
         self.keys[name] = str(_good(answer)["model_key"])
         self._all_keys.add(self.keys[name])
+        # svc-alice-20260106-123000-4161 answers as alice-202601061230-<its suffix>.
+        _, user, day, moment, _ = self.keys[name].split("-")
+        self.names[name] = f"{user}-{day}{moment[:4]}-{name}"
 
     def patch(self, name: str, **fields: Any) -> None:
         """Change a model."""
@@ -175,9 +179,9 @@ class Stage:
             lambda: f"{name} has the replicas {self.replicas(name)}, and should have {wanted[0]}",
         )
 
-    def say(self, name: str) -> str:
-        """Chat with a model."""
-        return self.platform.say(self.model(name)["model_id"])
+    def says(self, name: str) -> str:
+        """Chat with a model, through the official client. It is asked by its name: the API may be away."""
+        return self.platform.say(self.names[name])
 
     def until_answering(self) -> None:
         """Wait until a request that begins now is answered by A."""
