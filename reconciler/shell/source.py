@@ -6,7 +6,8 @@ import math
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -60,6 +61,7 @@ class GitSource:
             self.git = Git(Path(url).absolute(), timeout_s)
         self.timeout_s = timeout_s
         self._lock = threading.Lock()
+        self._failed_at, self._failure = -math.inf, ""
         self._history = History()
         self._fetched_at = -math.inf
 
@@ -71,7 +73,7 @@ class GitSource:
 
     def read(self, since: str | None) -> Reading:
         """Keep `ports.Source.read`."""
-        with self._lock:
+        with self._alone():
             self._advance(fetch=True)
             changes = self._history.changes_since(since) if since is not None else None
             return Reading(tree=self._history.tree, changes=changes)
@@ -82,13 +84,13 @@ class GitSource:
         A mirror that this process fetched within the last `max_age_s` seconds is read as it is; a local repository is
         always current.
         """
-        with self._lock:
+        with self._alone():
             self._advance(fetch=time.monotonic() - self._fetched_at > max_age_s)
             return self._history.tree
 
     def at(self, path: str) -> tuple[str | None, SpecFile | None]:
         """Give the newest revision that this machine has, and its spec file at `path`. Raises SourceUnreachable."""
-        with self._lock:
+        with self._alone():
             self._advance(fetch=False)
             return self._history.head, self._history.at(path)
 
@@ -97,12 +99,34 @@ class GitSource:
 
         Where nobody else wrote since the last read, the history goes on with `published` itself, and git is not asked.
         """
-        with self._lock:
+        with self._alone():
             if published.parent == self._history.head:
                 self._history.extend([published])
             elif self._history.change_by(published.commit.sha, path) is None:  # another thread may have read it already
                 self._advance(fetch=False)
             return self._history.change_by(published.commit.sha, path)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Be the only thread inside. Raises SourceUnreachable.
+
+        Who waited while another found git unreachable shares that answer: sixteen requests that found it out one after
+        the other would take sixteen times the limit.
+        """
+        began = time.monotonic()
+        limit_s = 2 * self.timeout_s  # long enough to hear what became of a command that began just before
+        if not self._lock.acquire(timeout=limit_s):
+            raise SourceUnreachable(f"git has kept others busy for {limit_s:g} s")
+        try:
+            if self._failed_at > began:
+                raise SourceUnreachable(self._failure)
+            try:
+                yield
+            except SourceUnreachable as error:
+                self._failed_at, self._failure = time.monotonic(), str(error)
+                raise
+        finally:
+            self._lock.release()
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
         """Keep `ports.Source.blobs`."""
