@@ -28,6 +28,9 @@ GROUPS: dict[str, tuple[Act, ...]] = {
 }
 """In the order in which they are played: what costs least first, and what takes every model down last."""
 
+NAIVE = "naive"
+"""The name of Ray's documented way, which is played on a platform of its own, and whole."""
+
 ACTS = tuple(act for group in GROUPS.values() for act in group)
 
 
@@ -59,7 +62,7 @@ def _all(given: argparse.Namespace, deadline: float) -> Iterator[Outcome]:
             folder = Path(scratch, "argus")
             folder.mkdir()
             yield from _played(acts, folder, given, deadline)
-        if given.naive or not given.names:
+        if NAIVE in given.names or not given.names:
             yield from naive.play(Path(scratch, "naive"), given.clients, deadline)
 
 
@@ -98,7 +101,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help="acts and groups of acts; all where none is named")
     parser.add_argument("--list", action="store_true", help="say which acts there are")
     parser.add_argument("--front", choices=["haproxy", "ray"], default="haproxy", help="who takes users' requests")
-    parser.add_argument("--naive", action="store_true", help="with NAMEs: play Ray's documented way as well")
     parser.add_argument("--clients", type=int, default=8, help="clients that stream from A all the time (8)")
     parser.add_argument("--writers", type=int, default=200, help="clients that write through the API (200)")
     parser.add_argument(
@@ -117,8 +119,11 @@ def _arguments() -> argparse.Namespace:
             for act in acts:
                 only = "" if len(act.fronts) > 1 else f" (--front {act.fronts[0]})"
                 print(f"  {act.name:24} {act.what}{only}")
+        print(f"{NAIVE}:")
+        for name, what, _ in naive.ACTS:
+            print(f"  {name:24} {what}")
         sys.exit(0)
-    known = {*GROUPS, *(act.name for act in ACTS)}
+    known = {NAIVE, *GROUPS, *(act.name for act in ACTS)}
     if unknown := set(given.names) - known:
         parser.error(f"no such act: {', '.join(sorted(unknown))}; --list shows them")
     return given
