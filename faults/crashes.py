@@ -77,6 +77,7 @@ def replica_killed(engine: bool, hung: bool = False) -> Callable[[Stage], None]:
                 with suppress(ProcessLookupError):
                     os.kill(victim, signal.SIGCONT)
         stage.until_answering()
+        stage.until_passes()
         stage.until_running("a")
         assert before - {replica} <= stage.replicas("a"), "a replica beside it did not stay"
 

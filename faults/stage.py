@@ -167,17 +167,20 @@ class Stage:
 
     def until_running(self, name: str) -> None:
         """Wait until what answers is what is wanted, with no replica too many."""
-        wanted = [0]
+        seen: dict[str, Any] = {}
 
-        def is_as_wanted(model: dict[str, Any]) -> bool:
-            wanted[0] = int(model["num_replicas"])
-            return bool(model["state"] == "RUNNING" and model["serving_commit"] == model["commit"])
+        def is_as_wanted() -> bool:
+            try:
+                seen.update(_good(self._admin.get(f"/serve/models/{self.keys[name]}")))
+            except (AssertionError, httpx.HTTPError) as error:
+                seen["error"] = str(error)
+                return False
+            model, deployment = seen["model"], seen["serve_status"]["deployment"] or {}
+            wanted = int(model["num_replicas"])
+            answers = model["state"] == "RUNNING" and model["serving_commit"] == model["commit"]
+            return bool(answers and deployment.get("running") == wanted == len(self.replicas(name)))
 
-        self.until(name, is_as_wanted)
-        self.wait(
-            lambda: len(self.replicas(name)) == wanted[0],
-            lambda: f"{name} has the replicas {self.replicas(name)}, and should have {wanted[0]}",
-        )
+        self.wait(is_as_wanted, lambda: f"{name} has the replicas {self.replicas(name)}: {seen}")
 
     def says(self, name: str) -> str:
         """Chat with a model, through the official client. It is asked by its name: the API may be away."""
