@@ -46,7 +46,10 @@ class LedgerFile:
             raise self._is_lost("it was deleted or replaced while it was in use")
 
     def explain(self, error: BaseException | None) -> LedgerLost | None:
-        """Say whether a database's error means that the ledger is lost. A broken file is set aside first."""
+        """Say whether a database's error means that the ledger is lost. A broken file is set aside first.
+
+        Raises LedgerUnreachable where it cannot be.
+        """
         if not isinstance(error, sqlite3.Error):
             return None
         if isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table"):
@@ -54,7 +57,12 @@ class LedgerFile:
         code = getattr(error, "sqlite_errorcode", None)
         if code is None or code & _PRIMARY not in _BROKEN:
             return None
-        if (aside := self._set_aside()) is not None:
+        try:
+            aside = self._set_aside()
+        except OSError as refused:
+            why = refused.strerror or type(refused).__name__
+            raise LedgerUnreachable(f"the ledger {self.path} is broken, and cannot be set aside: {why}") from None
+        if aside is not None:
             log.critical(
                 "the ledger %s is broken (%s). It was set aside as %s; a new one is made from the repository and from "
                 "Serve. Users' tokens and past events were in the broken one alone",
