@@ -292,7 +292,7 @@ class Stage:
         running = {
             key: str(detail["model"]["model_id"])
             for key, detail in details.items()
-            if detail["model"]["state"] == "RUNNING"
+            if detail["model"]["serving_commit"]  # a version answers, whatever the newest is up to
         }
         return Inventory(token_works, events, running)
 
