@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from pathlib import Path
 
 from faults.house import build_model
 from faults.report import GAP_TIMES, Expectation
@@ -75,7 +76,10 @@ def break_b(stage: Stage) -> None:
         build_model(large)
         config = large / "config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "max_position_embeddings": ENDLESS}))
-    _ask_for_b(stage, "$HOME/common/hf/endless", {**ENGINE, "max_model_len": ENDLESS})
+    key = stage.keys["b"]
+    _kept(stage).write_text(stage.platform.git("show", f"main:users/{USER}/b.yaml"))
+    stage.create("b", model_source="$HOME/common/hf/endless", engine_kwargs={**ENGINE, "max_model_len": ENDLESS})
+    assert stage.keys["b"] == key, "an update made another model"
     stage.until("b", lambda model: bool(model["error_summary"]) and model["state"] == "RUNNING")
     said = stage.model("b")["error_summary"]
     assert "KV cache" in said, f"the reason does not name the KV cache: {said}"
@@ -84,17 +88,16 @@ def break_b(stage: Stage) -> None:
 
 
 def roll_back_b(stage: Stage) -> None:
-    """Take it back."""
+    """Take it back: B's file is again what it was."""
     before = stage.replicas("b")
-    _ask_for_b(stage, "$HOME/common/hf/demo", {**ENGINE, "max_num_seqs": 24})
+    stage.write("b", _kept(stage).read_bytes())
     stage.until_running("b")
     assert before == stage.replicas("b"), "B's replicas were replaced"
 
 
-def _ask_for_b(stage: Stage, source: str, engine_kwargs: dict[str, int]) -> None:
-    key = stage.keys["b"]
-    stage.create("b", model_source=source, engine_kwargs=engine_kwargs)
-    assert stage.keys["b"] == key, "an update made another model"
+def _kept(stage: Stage) -> Path:
+    """Say where B's file is kept as it was before it was broken."""
+    return stage.house.folder / "b.yaml"
 
 
 def folder_deleted(stage: Stage) -> None:
