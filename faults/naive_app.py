@@ -9,6 +9,7 @@ Each line on standard input is a JSON object, model name to engine arguments: al
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -26,6 +27,10 @@ ENVIRONMENT = {
 
 def main(port: int, folder: str) -> None:
     """Run until standard input ends."""
+    # What Ray and vLLM print goes to standard error: standard output is for answers alone.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
     import ray
     from ray import serve
     from ray.serve.config import HTTPOptions
@@ -45,7 +50,7 @@ def main(port: int, folder: str) -> None:
     serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port, request_timeout_s=None))
     for line in sys.stdin:
         serve.run(build_openai_app({"llm_configs": [config(*each) for each in json.loads(line).items()]}))
-        print("ok", flush=True)
+        print("ok", file=answers, flush=True)
 
 
 if __name__ == "__main__":
