@@ -4,6 +4,7 @@
 #   make test    install the test tools too, then pass all tests
 #   make lint    ruff, mypy, import-linter
 #   make schema  write the spec's JSON Schema in specs-template/ anew
+#   make faults  break a running platform in every way the project knows, and see that users are served (40 minutes)
 #   make lock    write requirements/*.txt anew from pyproject.toml
 #   make clean   remove what these made; the state folder (.argus) stays
 #
@@ -57,6 +58,10 @@ lint: $(DEV_STAMP)
 .PHONY: schema
 schema: $(RUN_STAMP)
 	$(BIN)/argus schema > specs-template/schema/serving-spec.json
+
+.PHONY: faults
+faults: $(DEV_STAMP)
+	@$(BIN)/python -m faults $(ARGS)
 
 .PHONY: install
 install: $(RUN_STAMP)

@@ -219,7 +219,9 @@ class Supervisor:
         child.lives = backoff.started(child.lives)
         child.health, child.hung = Health(service.probe, child.since) if service.probe else None, False
         self._leaders.add(process)
-        home.note(self._home, service.name, process, **command.facts)
+        # Without a note (a full disk) a later `argus up` knows it by other signs, and it runs all the same.
+        with suppress(OSError):
+            home.note(self._home, service.name, process, **command.facts)
         return process
 
     def _look(self, child: _Child, now: float) -> Death | None:

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -282,10 +283,12 @@ class Platform:
             and not self._ray_up
             and ray_head.has_started(self._children.log_path(ray_head.NAME), self._ray_log_from)
         ):
-            self._ray_up = True
-            home.note(self._home, ray_head.NAME, ray, **self._ray_facts)
-            if self._ready:
-                self._console.say(f"{time.strftime('%H:%M:%S')} Ray is up again")
+            # The reconciler learns from the note where Ray is: on a full disk it is written at a later look.
+            with suppress(OSError):
+                home.note(self._home, ray_head.NAME, ray, **self._ray_facts)
+                self._ray_up = True
+                if self._ready:
+                    self._console.say(f"{time.strftime('%H:%M:%S')} Ray is up again")
         if ray and self._ray_up and time.monotonic() >= self._next_look_at_raylet:
             self._next_look_at_raylet = time.monotonic() + RAYLET_LOOK_S
             if not ray_head.has_raylet(ray.pid):

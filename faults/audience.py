@@ -1,75 +1,61 @@
-"""Clients that stream from a model all the time, and remember how each request went."""
+"""Clients that stream from a model all the time, and remember how each request went.
+
+They are a process of their own (`python -m faults.audience PORT MODEL CLIENTS`), so that what an act computes does not
+show as a gap between two tokens. It prints a line of JSON a request, and ends when its standard input does.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict
+
+from faults.report import Request
 
 TOKENS = 100
 LONGEST_ANSWER_S = 90.0
 PAUSE_AFTER_FAILURE_S = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """How one request went for one client. Times are `time.monotonic()`, seconds.
-
-    `first` is when the answer's first piece came, None where none did. `problem` is None where the answer came whole.
-    `gap` is the longest time between two of its pieces, which ended at `gap_at`.
-    """
-
-    client: int
-    began: float
-    first: float | None
-    ended: float
-    problem: str | None
-    gap: float
-    gap_at: float
-
-
 class Audience:
-    """So many clients of one model, each with one request at a time, on a thread of their own."""
+    """So many clients of one model, each with one request at a time."""
 
     def __init__(self, port: int, model: str, clients: int) -> None:
         self.requests: list[Request] = []
-        self._port = port
-        self._content = _request(port, model)
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._listen(clients)), daemon=True)
+        self._clients = clients
+        argv = [sys.executable, "-m", "faults.audience", str(port), model, str(clients)]
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
+
+    def settle(self) -> None:
+        """Wait until each client has ended every request that it had begun by now."""
+        now = time.monotonic()
+        deadline = now + LONGEST_ANSWER_S + 10
+        while time.monotonic() < deadline:
+            over = {one.client for one in list(self.requests) if one.ended > now}
+            if len(over) == self._clients:
+                return
+            time.sleep(0.1)
 
     def close(self) -> None:
         """Let every client end its request."""
-        self._closing.set()
-        self._thread.join(LONGEST_ANSWER_S + 10)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(LONGEST_ANSWER_S + 10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._thread.join(10)
 
-    async def _listen(self, clients: int) -> None:
-        await asyncio.gather(*(self._client(number) for number in range(clients)))
-
-    async def _client(self, number: int) -> None:
-        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        while not self._closing.is_set():
-            answer = _Answer(number, time.monotonic())
-            try:
-                async with asyncio.timeout(LONGEST_ANSWER_S):
-                    if connection is None:
-                        connection = await asyncio.open_connection("127.0.0.1", self._port)
-                    reader, writer = connection
-                    writer.write(self._content)
-                    problem = await answer.read(reader)
-            except (OSError, EOFError, TimeoutError, ValueError) as error:
-                problem = f"{type(error).__name__}: {error}"
-            self.requests.append(answer.result(problem))
-            if problem is not None:
-                if connection is not None:
-                    connection[1].close()
-                connection = None
-                await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
-        if connection is not None:
-            connection[1].close()
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.requests.append(Request(**json.loads(line)))
 
 
 class _Answer:
@@ -87,7 +73,7 @@ class _Answer:
         if status != "200":
             return f"{status} {(await _body(head, reader))[:300]!r}"
         text = b""
-        while (size := int(await reader.readline(), 16)) > 0:
+        while (size := int(await reader.readuntil(b"\r\n"), 16)) > 0:
             piece = await reader.readexactly(size + 2)
             now = time.monotonic()
             if self._first is None:
@@ -103,6 +89,29 @@ class _Answer:
 
     def result(self, problem: str | None) -> Request:
         return Request(self._client, self._began, self._first, time.monotonic(), problem, self._gap, self._gap_at)
+
+
+async def _client(number: int, port: int, content: bytes, closing: asyncio.Event) -> None:
+    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+    while not closing.is_set():
+        answer = _Answer(number, time.monotonic())
+        try:
+            async with asyncio.timeout(LONGEST_ANSWER_S):
+                if connection is None:
+                    connection = await asyncio.open_connection("127.0.0.1", port)
+                reader, writer = connection
+                writer.write(content)
+                problem = await answer.read(reader)
+        except (OSError, EOFError, TimeoutError, ValueError, asyncio.LimitOverrunError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        print(json.dumps(asdict(answer.result(problem))), flush=True)
+        if problem is not None:
+            if connection is not None:
+                connection[1].close()
+            connection = None
+            await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
+    if connection is not None:
+        connection[1].close()
 
 
 async def _body(head: bytes, reader: asyncio.StreamReader) -> bytes:
@@ -122,3 +131,15 @@ def _request(port: int, model: str) -> bytes:
     ).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def _all(port: int, model: str, clients: int) -> None:
+    closing = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    threading.Thread(target=lambda: (sys.stdin.read(), loop.call_soon_threadsafe(closing.set)), daemon=True).start()
+    content = _request(port, model)
+    await asyncio.gather(*(_client(number, port, content, closing) for number in range(clients)))
+
+
+if __name__ == "__main__":
+    asyncio.run(_all(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

@@ -3,7 +3,8 @@
 Of several on one ledger the one that holds the lease runs passes; the others only look, and are ready to take over.
 
 It exits by itself, with `RESTART_ME`, when the connection to Ray is lost: Ray's client cannot be trusted to come
-back within a process, and a supervisor (`argus up`, systemd) starts a new one within seconds.
+back within a process, and a supervisor (`argus up`, systemd) starts a new one within seconds. So it does when the
+ledger's file is lost: what was read of it counts no more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from reconciler.chronicle import NoNotes
 from reconciler.core.entities import Record, State
 from reconciler.errors import (
     ArgusError,
+    LedgerLost,
     Moved,
     NotLeader,
     RuntimeLost,
@@ -90,6 +92,7 @@ class Runner:
         self.stopping = threading.Event()
         self.exit_status = 0
         self._trouble = ""
+        self._due_from = time.monotonic()
         self._scheduler = BackgroundScheduler(timezone=UTC)
         self._job = self._scheduler.add_job(
             self._run,
@@ -111,6 +114,20 @@ class Runner:
         self._asked.set()
         self._again_in(0)
 
+    def keep_pace(self) -> None:
+        """Ask for a pass where none began for two intervals: to be called now and then.
+
+        The scheduler goes by the wall clock. One that is put back an hour would have it wait for an hour.
+        """
+        if time.monotonic() - self._due_from > 2 * self._interval_s:
+            self._due_from = time.monotonic()
+            self.ask()
+
+    def leave(self) -> None:
+        """Ask for the end of this process, and for another."""
+        self.exit_status = RESTART_ME
+        self.stopping.set()
+
     def stop(self) -> None:
         """Let the pass that runs end, and begin no other."""
         self.stopping.set()
@@ -129,6 +146,7 @@ class Runner:
         self._asked.clear()
         self._pulse.pass_began()
         trouble = ""
+        self._due_from = time.monotonic()
         try:
             records = self._reconciler.reconcile_once().records if self._leads() else self._look()
         except NotLeader as error:
@@ -139,9 +157,8 @@ class Runner:
         except Unreachable as error:
             trouble = str(error)
             self._report(error)
-            if isinstance(error, RuntimeLost):
-                self.exit_status = RESTART_ME
-                self.stopping.set()
+            if isinstance(error, RuntimeLost | LedgerLost):
+                self.leave()
         except Exception as error:  # a pass never ends the loop: the next one may find the world in order
             log.exception("the pass failed")
             trouble = f"internal error: {type(error).__name__}"
@@ -238,8 +255,12 @@ def _look_on(runner: Runner, watch: Watch, vitals: Vitals, watchdog: Watchdog, s
             log.critical("a pass runs for longer than reconcile.pass_limit_s")
             _leave()
         try:
+            runner.keep_pace()
             if watch.stirred():
                 runner.ask()
+        except LedgerLost as error:
+            log.warning("%s", error)
+            runner.leave()
         except Unreachable as error:
             log.debug("cannot watch: %s", error)
 

@@ -44,6 +44,13 @@ class LedgerUnreachable(Unreachable):
     code = "ledger_unreachable"
 
 
+class LedgerLost(LedgerUnreachable):
+    """The ledger is not the one that was opened: deleted, replaced, or set aside because it was broken.
+
+    Nothing in this process mends that; a new one opens, or makes, the ledger that is there then.
+    """
+
+
 class Moved(ArgusError):
     """What was read is no longer what stands there: a compare-and-swap lost. Read again and try again."""
 

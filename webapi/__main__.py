@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 from flask import Flask
@@ -57,7 +59,12 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def load(self) -> Flask:
         from webapi.app import create_app  # noqa: PLC0415  connections to the database must not cross a fork
 
-        return create_app(self._settings)
+        return create_app(self._settings, on_lost_ledger=_end_worker)
+
+
+def _end_worker() -> None:
+    """End this worker when its requests are answered; gunicorn starts another, which opens the ledger afresh."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(settings: Settings) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 from flask import Flask, Response, g, request
@@ -28,9 +29,12 @@ from webapi.users import users
 log = logging.getLogger("webapi")
 
 
-def create_app(settings: Settings) -> Flask:
-    """Make the API as `settings` say. Raises SettingsError, LedgerUnreachable, SourceUnreachable."""
-    engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s)
+def create_app(settings: Settings, on_lost_ledger: Callable[[], None] = lambda: None) -> Flask:
+    """Make the API as `settings` say. Raises SettingsError, LedgerUnreachable, SourceUnreachable.
+
+    `on_lost_ledger` is called once where the ledger's file is lost: from then on every answer that needs it is 503.
+    """
+    engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s, on_lost_ledger)
     reader = LedgerReader(engine)
     return assemble(
         Parts(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.core.routes import RoutingTable
-from reconciler.errors import SettingsError
+from reconciler.errors import LedgerLost, SettingsError
 from reconciler.front import files, listening
 from reconciler.front.desk import Desk
 from reconciler.front.driver import Driver, Readable
@@ -37,7 +37,11 @@ class LedgerBoard:
         """Keep `ports.Board.read`. Raises SettingsError where the ledger's URL cannot be used."""
         if self._board is None:
             self._board = SqlBoard(open_ledger(self._settings.ledger_url, self._settings.ledger.timeout_s))
-        return self._board.read(known)
+        try:
+            return self._board.read(known)
+        except LedgerLost:
+            self._board = None  # the next round opens the one that is there then
+            raise
 
 
 def main(settings: Settings) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,6 +100,7 @@ class GitSource:
         self.git = self._at(home / MIRROR_FOLDER if self.remote else Path(url).absolute())
         self._lock = threading.Lock()
         self._carried: Carried | None = None
+        self._failed_at, self._failure = -math.inf, ""
         self._history = History()
         self._fetcher = Fetcher(self._fetch)
         self._longest_pause_s = LONGEST_PAUSE_S
@@ -123,7 +125,7 @@ class GitSource:
             if since is None:
                 raise
             trouble = str(error)
-        with self._lock:
+        with self._alone():
             self._set_carried(carried)
             if trouble is not None:
                 self._advance_to_copy(trouble, since)
@@ -153,7 +155,7 @@ class GitSource:
             self.fetch(patience_s=min(READ_PATIENCE_S, self._patience_s), max_age_s=max_age_s)
         except SourceUnreachable as error:
             trouble = str(error)
-        with self._lock:
+        with self._alone():
             if trouble is not None:
                 self._advance_to_copy(trouble)
             else:
@@ -162,7 +164,7 @@ class GitSource:
 
     def at(self, path: str) -> tuple[str | None, SpecFile | None]:
         """Give the newest revision that this machine has, and its spec file at `path`. Raises SourceUnreachable."""
-        with self._lock:
+        with self._alone():
             self._advance()
             return self._history.head, self._history.at(path)
 
@@ -220,12 +222,34 @@ class GitSource:
 
         Where nobody else wrote since the last read, the history goes on with `published` itself, and git is not asked.
         """
-        with self._lock:
+        with self._alone():
             if published.parent == self._history.head:
                 self._history.extend([published])
             elif self._history.change_by(published.commit.sha, path) is None:  # another thread may have read it already
                 self._advance()
             return self._history.change_by(published.commit.sha, path)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Be the only thread inside. Raises SourceUnreachable.
+
+        Who waited while another found git unreachable shares that answer: sixteen requests that found it out one after
+        the other would take sixteen times the limit.
+        """
+        began = time.monotonic()
+        limit_s = 2 * self.timeout_s  # long enough to hear what became of a command that began just before
+        if not self._lock.acquire(timeout=limit_s):
+            raise SourceUnreachable(f"git has kept others busy for {limit_s:g} s")
+        try:
+            if self._failed_at > began:
+                raise SourceUnreachable(self._failure)
+            try:
+                yield
+            except SourceUnreachable as error:
+                self._failed_at, self._failure = time.monotonic(), str(error)
+                raise
+        finally:
+            self._lock.release()
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
         """Keep `ports.Source.blobs`."""

@@ -66,6 +66,20 @@ def test_a_child_killed_with_sigkill_is_started_again(children: Supervisor, stat
     assert home.noted(state, "a") == (second, {})
 
 
+def test_a_child_that_cannot_be_noted_is_started_once_and_watched(children: Supervisor, state: Path) -> None:
+    (state / "run").rmdir()  # as on a full disk: nothing can be written there
+    first = children.start(service("a", "import time; time.sleep(600)"))
+    assert children.process("a") == first
+    assert children.tick() == []
+    processes.send(first, signal.SIGKILL)
+    assert within(10, lambda: bool(children.tick()))
+    assert within(10, lambda: children.tick() == [] and children.process("a") is not None)
+    second = children.process("a")
+    assert second is not None
+    assert processes.is_alive(second)
+    assert len(processes.descendants(os.getpid(), processes.everybody())) == 1
+
+
 def test_a_child_in_a_crash_loop_waits_longer_each_time(children: Supervisor) -> None:
     children.start(service("a", "raise SystemExit(3)"))
     deaths: list[float] = []

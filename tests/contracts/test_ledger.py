@@ -721,10 +721,11 @@ class TestOpening:
         with pytest.raises(LedgerUnreachable, match="No such file"):
             open_ledger(url_of(tmp_path / "absent"), 1)
 
-    def test_a_file_that_is_no_database_is_unreachable(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_no_database_is_set_aside_with_all_that_it_holds(self, tmp_path: Path) -> None:
         (tmp_path / "ledger.sqlite").write_bytes(b"no database at all" * 100)
-        with pytest.raises(LedgerUnreachable, match="not a database"):
-            open_ledger(url_of(tmp_path), 1)
+        assert SqlLedger(open_ledger(url_of(tmp_path), 1)).nudges() == 0
+        (aside,) = tmp_path.glob("ledger.sqlite.broken-*")
+        assert aside.read_bytes() == b"no database at all" * 100
 
     def test_no_error_carries_a_statement_or_its_values(self, engine: Engine) -> None:
         ledger = SqlLedger(engine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -535,3 +536,25 @@ def test_a_merge_of_main_into_a_fork_of_it_rewrites_who_came_first(tmp_path: Pat
     reading = source.read(before.revision)
     assert reading.changes is None
     assert at(reading.tree, ANN).identity != at(before, ANN).identity
+
+
+def test_who_waits_while_git_hangs_shares_the_answer_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Repository(tmp_path / "specs.git").commit({"README.md": b"x"})
+    calls, wrapper = tmp_path / "calls", tmp_path / "bin" / "git"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f"#!/bin/sh\necho >> {calls}\nexec sleep 60\n")
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(wrapper.parent), prepend=os.pathsep)
+    source, together = GitSource(str(tmp_path / "specs.git"), home=tmp_path, timeout_s=1.0), threading.Barrier(8)
+
+    def read(_: int) -> str:
+        together.wait()
+        with pytest.raises(SourceUnreachable) as refused:
+            source.tree()
+        return str(refused.value)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(read, range(8)))) == 1
+    assert calls.read_text() == "\n"

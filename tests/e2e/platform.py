@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,19 +28,22 @@ ROUTER = r"argus router"
 
 
 class Platform:
-    """`argus up` on a state folder, started and stopped as by hand."""
+    """`argus up` on a state folder, started and stopped as by hand. `environ` comes on top of this process's own."""
 
-    def __init__(self, home: Path, logs: Path) -> None:
-        self.home, self.log = home, logs / "up.log"
+    def __init__(
+        self, home: Path, logs: Path, config: Path = ROOT / "dev.yaml", environ: Mapping[str, str] | None = None
+    ) -> None:
+        self.home, self.log, self.config = home, logs / "up.log", config
+        self._environ = dict(environ or {})
         self.api_port, self.openai_port, self.metrics_port = free_port(), free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *more: str) -> None:
         """Run `argus up` and wait until it says that it is ready."""
-        flags = ["--config", str(ROOT / "dev.yaml"), "--home", str(self.home)]
+        flags = ["--config", str(self.config), "--home", str(self.home)]
         flags += ["--api-port", str(self.api_port), "--openai-port", str(self.openai_port)]
         environ = {key: value for key, value in os.environ.items() if not key.startswith("ARGUS_")}
-        environ["ARGUS_METRICS_PORT"] = str(self.metrics_port)
+        environ |= {**self._environ, "ARGUS_METRICS_PORT": str(self.metrics_port)}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "argus", "up", *flags, *more], stdout=log, stderr=subprocess.STDOUT, env=environ

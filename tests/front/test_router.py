@@ -13,7 +13,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
+from reconciler.errors import LedgerLost
+from reconciler.front.router import LedgerBoard
+from reconciler.settings import Settings
 from reconciler.shell.ledger import SqlBoard, open_ledger
 from tests.contracts.front_rigs import SECRET, HaproxyRig, haproxy_rig, key_of, route, table
 from tests.contracts.toy_replica import LIMIT_S, Stage, wait_for
@@ -62,6 +66,21 @@ def test_it_follows_the_ledgers_board_and_ends_within_a_second(rig: HaproxyRig, 
         assert running.wait(LIMIT_S) == 0
         assert time.monotonic() - began < 3  # a second, on a machine that has time
         assert "stopped" in _log(rig)
+    engine.dispose()
+
+
+def test_a_board_whose_ledger_was_deleted_reads_the_next_one(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    board, file = LedgerBoard(settings), tmp_path / "ledger.sqlite"
+    assert board.read(0) is None
+    file.unlink()
+    with pytest.raises(LedgerLost):
+        board.read(0)
+    engine = open_ledger(settings.ledger_url, timeout_s=5)
+    SqlBoard(engine).publish(table(route("a")))
+    found = board.read(0)
+    assert found is not None
+    assert found[1].named("a") is not None
     engine.dispose()
 
 

@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from reconciler.__main__ import RESTART_ME, Runner
 from reconciler.core.entities import State
 from reconciler.core.identity import Carried
 from reconciler.errors import RuntimeLost
+from reconciler.shell.ledger import SqlLedger, open_ledger
 from reconciler.shell.watch import Watch
 from reconciler.testing import MemoryLedger
 from tests.loop.world import World, spec
@@ -51,6 +53,22 @@ def test_a_pass_runs_at_once_when_asked() -> None:
         world.write("alice", "qwen", spec("qwen"))
         runner.ask()
         until(lambda: world.runtime.applies == 2)
+
+
+def test_a_clock_that_is_put_back_does_not_hold_the_loop_up() -> None:
+    world = World()
+    with running(world, interval_s=0.2) as runner:
+        until(lambda: world.runtime.applies == 1)
+        world.write("alice", "qwen", spec("qwen"))
+
+        def put_back() -> bool:
+            # What the scheduler makes of it: the next run is as far away as the clock was put back.
+            if not runner._asked.is_set():
+                runner._job.modify(next_run_time=datetime.now(UTC) + timedelta(hours=1))
+            runner.keep_pace()
+            return world.runtime.applies == 2
+
+        until(put_back)
 
 
 def test_what_was_asked_during_a_pass_is_not_forgotten() -> None:
@@ -104,6 +122,19 @@ def test_a_lost_ray_ends_the_process_with_the_status_that_asks_for_another() -> 
     with running(world) as runner:
         until(runner.stopping.is_set)
         assert runner.exit_status == RESTART_ME
+
+
+def test_a_lost_ledger_ends_the_process_and_asks_for_another(tmp_path: Path) -> None:
+    world = World()
+    engine = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", timeout_s=5)
+    world.loop.ledger = SqlLedger(engine)
+    with running(world) as runner:
+        until(lambda: world.runtime.applies == 1)
+        (tmp_path / "ledger.sqlite").unlink()
+        runner.ask()
+        until(runner.stopping.is_set)
+        assert runner.exit_status == RESTART_ME
+    engine.dispose()
 
 
 def test_a_push_and_a_nudge_stir_the_watch_and_nothing_else_does(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -21,25 +22,41 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from reconciler.errors import LedgerUnreachable, SettingsError
+from reconciler.errors import LedgerLost, LedgerUnreachable, SettingsError
 from reconciler.shell.ledger import schema
+from reconciler.shell.ledger.file import LedgerFile
 
 _RIGHT = "right would be sqlite:////folder/ledger.sqlite or postgresql+psycopg://user:password@host/database"
 # Both kinds of INSERT know ON CONFLICT, in the same words; no common class says so.
 _INSERT: dict[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _WRITES = "argus_writes"
+_FILES: WeakKeyDictionary[Engine, LedgerFile] = WeakKeyDictionary()
 _SCHEMA_LOCK = 0x41726775  # any number that no other user of the same PostgreSQL database locks: "Argu"
 _OWNER_ONLY = 0o600
 
 
-def open_engine(url: str, timeout_s: float, *, migrate: bool = True) -> Engine:
+def open_engine(
+    url: str, timeout_s: float, on_lost: Callable[[], None] = lambda: None, *, migrate: bool = True
+) -> Engine:
     """Open the ledger at an SQLAlchemy `url` and bring its tables up to date.
 
     No statement, connection attempt or wait for a lock takes longer than `timeout_s` seconds. An SQLite file is made
-    where there is none, readable by its owner alone. Raises SettingsError where the URL cannot be used or the tables
-    are from a newer Argus, and LedgerUnreachable. Without `migrate` the tables are taken as they are.
+    where there is none, readable by its owner alone, and one that is broken is set aside. Where the file is lost later
+    (`file`), every use raises LedgerLost, and `on_lost` is called once, on the thread that saw it first.
+    Raises SettingsError where the URL cannot be used or the tables are from a newer Argus, and LedgerUnreachable.
+    Without `migrate` the tables are taken as they are.
     """
     parsed = _parse(url)
+    try:
+        engine = _open(parsed, timeout_s, migrate=migrate)
+    except LedgerLost:  # it was broken, and is set aside now
+        engine = _open(parsed, timeout_s, migrate=migrate)
+    if file := _FILES.get(engine):
+        file.on_lost = on_lost
+    return engine
+
+
+def _open(parsed: URL, timeout_s: float, *, migrate: bool) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         engine = _open_sqlite(parsed, timeout_s)
     else:
@@ -119,6 +136,11 @@ def _open_sqlite(url: URL, timeout_s: float) -> Engine:
         raise SettingsError(f"key 'ledger.url': SQLite keeps the ledger in a file, given by its path; {_RIGHT}")
     _make_private(Path(path))
     engine = _create(url, connect_args={"timeout": timeout_s}, pool_timeout=timeout_s)
+    file = _FILES[engine] = LedgerFile(Path(path))
+
+    @event.listens_for(engine, "checkout")
+    def is_still_there(_dbapi: object, _record: object, _proxy: object) -> None:
+        file.check()
 
     @event.listens_for(engine, "connect")
     def prepare(dbapi: Any, _record: object) -> None:
@@ -230,6 +252,8 @@ def _scrubbed(engine: Engine) -> Iterator[None]:
         yield
     except (DBAPIError, PoolTimeout, DisconnectionError, engine.dialect.loaded_dbapi.Error) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
+        if (file := _FILES.get(engine)) is not None and (lost := file.explain(cause)) is not None:
+            raise lost from None
         said = _without_secrets(str(cause).strip().partition("\n")[0], engine.url)
         raise LedgerUnreachable(f"the ledger at {_shown(engine.url)} does not answer: {said}") from None
     except StatementError as error:

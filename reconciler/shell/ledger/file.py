@@ -1,0 +1,128 @@
+"""An SQLite ledger's file in use: whether it is still the one that was opened, and what becomes of a broken one.
+
+A process that has a deleted file open goes on reading and writing it, and nobody else sees what it writes: so the file
+is compared at each use. A broken one is set aside, never repaired: all in it but tokens and past events is rebuilt from
+the repository and from Serve, and what can still be read of it is for people to look at.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from reconciler.errors import LedgerLost, LedgerUnreachable
+
+log = logging.getLogger(__name__)
+
+BESIDE = ("-wal", "-shm")
+"""What SQLite keeps beside the file."""
+
+LONGEST_TURN_S = 10.0
+"""How long another process may take to look through a broken file."""
+
+_BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_PRIMARY = 0xFF
+"""The bits of an extended result code that hold the primary one."""
+
+
+class LedgerFile:
+    """The file at `path`, as it is now. `on_lost` is called once, when it is seen to be another one, or none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.on_lost: Callable[[], None] = lambda: None
+        self._identity = _identity(path)
+        self._lost = False
+
+    def check(self) -> None:
+        """Raise LedgerLost where the file at the path is not the one that was opened."""
+        if _identity(self.path) != self._identity:
+            raise self._is_lost("it was deleted or replaced while it was in use")
+
+    def explain(self, error: BaseException | None) -> LedgerLost | None:
+        """Say whether a database's error means that the ledger is lost. A broken file is set aside first.
+
+        Raises LedgerUnreachable where it cannot be.
+        """
+        if not isinstance(error, sqlite3.Error):
+            return None
+        if isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table"):
+            return self._is_lost("its tables are gone")
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is None or code & _PRIMARY not in _BROKEN:
+            return None
+        try:
+            aside = self._set_aside()
+        except OSError as refused:
+            why = refused.strerror or type(refused).__name__
+            raise LedgerUnreachable(f"the ledger {self.path} is broken, and cannot be set aside: {why}") from None
+        if aside is not None:
+            log.critical(
+                "the ledger %s is broken (%s). It was set aside as %s; a new one is made from the repository and from "
+                "Serve. Users' tokens and past events were in the broken one alone",
+                *(self.path, error, aside.name),
+            )
+        return self._is_lost("it was broken") if _identity(self.path) != self._identity else None
+
+    def _is_lost(self, why: str) -> LedgerLost:
+        if not self._lost:
+            self._lost = True
+            self.on_lost()
+        return LedgerLost(f"the ledger {self.path} is not the one that was opened: {why}")
+
+    def _set_aside(self) -> Path | None:
+        """Rename the file where it is broken indeed. None where it is not, or where another process was faster."""
+        with self._alone():
+            if _identity(self.path) != self._identity or not is_broken(self.path):
+                return None
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            aside = self.path.with_name(f"{self.path.name}.broken-{stamp}")
+            # The file last: whoever opens the path in between finds it without what is beside it, and broken still.
+            for ending in (*BESIDE, ""):
+                file = self.path.with_name(self.path.name + ending)
+                if file.exists():
+                    file.rename(aside.with_name(aside.name + ending))
+            return aside
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from setting aside what a third has just made anew. Raises LedgerUnreachable."""
+        descriptor = os.open(
+            self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        deadline = time.monotonic() + LONGEST_TURN_S
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise LedgerUnreachable(f"the ledger {self.path} is broken, and being set aside") from None
+                    time.sleep(0.02)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def is_broken(path: Path) -> bool:
+    """Say whether SQLite finds the file at `path` damaged when it reads all of it."""
+    try:
+        with closing(sqlite3.connect(path, timeout=1)) as connection:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok")
+    except sqlite3.Error as error:
+        return (getattr(error, "sqlite_errorcode", 0) & _PRIMARY) in _BROKEN
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
