@@ -10,8 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from argus import offline, remote
-from argus.client import ClientError
-from argus.errors import UpFailed
+from argus.errors import ClientError, UpFailed
 from reconciler import settings as configuration
 from reconciler.errors import ArgusError, SettingsError
 from reconciler.settings import Settings

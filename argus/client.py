@@ -9,15 +9,9 @@ from typing import Any
 
 import httpx
 
+from argus.errors import ClientError
+
 TIMEOUT_S = 10.0
-
-
-class ClientError(Exception):
-    """Nobody answered, or the answer was an error. `status` is HTTP's, None without an answer."""
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)

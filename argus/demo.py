@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from argus import home
-from argus.client import Client, ClientError
+from argus.client import Client
+from argus.errors import ClientError
 
 USER = "demo"
 SUFFIX = "hello"

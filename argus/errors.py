@@ -9,3 +9,11 @@ class UpFailed(Exception):
 
 class Stopped(Exception):
     """Somebody asked the platform to stop (SIGTERM, SIGINT) while a step was waiting."""
+
+
+class ClientError(Exception):
+    """Nobody answered, or the answer was an error. `status` is HTTP's, None without an answer."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from argus.client import Client, ClientError
+from argus.client import Client
+from argus.errors import ClientError
 from argus.remote import model_key
 
 AGAIN_S = 2.0

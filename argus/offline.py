@@ -13,6 +13,7 @@ from typing import Any
 
 from argus import remote
 from argus.errors import UpFailed
+from reconciler.errors import SettingsError
 from reconciler.settings import load
 
 COMMANDS = frozenset({"validate", "plan", "comment", "schema"})
@@ -109,7 +110,11 @@ def _plan(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise UpFailed("--gpus is a number of GPUs, 0 or more")
     asked = planning.Asked(repository=Path(arguments.repo), range=arguments.range, gpus=arguments.gpus)
     if arguments.server or environ.get(remote.SERVER):
-        found = planning.on_server(asked, settings, remote.connect(arguments, settings, environ))
+        try:
+            client = remote.connect(arguments, settings, environ)
+        except SettingsError as error:  # exit status 2 would say that something would change
+            raise UpFailed(str(error)) from None
+        found = planning.on_server(asked, settings, client)
     else:
         found = planning.offline(asked, settings)
     _print(FORMATS[arguments.format](found))

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from argus.client import Client, ClientError
-from argus.errors import UpFailed
+from argus.client import Client
+from argus.errors import ClientError, UpFailed
 from reconciler.core.desired import PLAIN_FILE, is_read, understood
 from reconciler.core.entities import Cluster
 from reconciler.core.history import PathChange

@@ -11,12 +11,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from argus.client import Client, ClientError
+from argus.errors import ClientError
 from reconciler.errors import SettingsError
 from reconciler.settings import Settings
 from reconciler.shell.admin_token import admin_token
+
+if TYPE_CHECKING:
+    from argus.client import Client
 
 SERVER, TOKEN = "ARGUS_SERVER", "ARGUS_TOKEN"
 
@@ -39,6 +43,8 @@ def connect(arguments: argparse.Namespace, settings: Settings, environ: Mapping[
 
     Raises SettingsError where there is no token, or an address that is none. The message never holds a token.
     """
+    from argus.client import Client  # noqa: PLC0415  `argus validate` has these options read, and needs no HTTP
+
     named = arguments.server or environ.get(SERVER)
     return Client(_checked(named) if named else api_url(settings), _token(arguments, settings, environ))
 
@@ -99,7 +105,10 @@ def _token(arguments: argparse.Namespace, settings: Settings, environ: Mapping[s
         if arguments.server or environ.get(SERVER):
             # The admin's token of this machine is for this machine's platform.
             raise SettingsError(f"no token: give --token-file FILE or set {TOKEN}")
-        return admin_token(settings, environ)
+        try:
+            return admin_token(settings, environ)
+        except SettingsError as error:
+            raise SettingsError(f"no token: give --token-file FILE or set {TOKEN} ({error})") from None
     if not (token.isascii() and token.isprintable()) or " " in token:
         raise SettingsError("the token must be printable ASCII without spaces")
     return token

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
-from argus.client import ClientError
-from argus.errors import Stopped
+from argus.errors import ClientError, Stopped
 
 TICK_S = 0.1
 

@@ -94,7 +94,7 @@ def install(app: Flask, platform: Parts) -> None:
     """Prepare the checks of `app`."""
     app.extensions[_NAME] = {
         "ledger": Check("the ledger", platform.reader.ping),
-        "spec_repository": Check("the spec repository", platform.store.read),
+        "spec_repository": Check("the spec repository", platform.store.reach),
     }
 
 

@@ -172,6 +172,10 @@ class SpecStore:
         tree = self._source.tree(max_age_s=READ_AGE_S)
         return self._source.tree(max_age_s=math.inf) if self._settle_identities() else tree
 
+    def reach(self) -> None:
+        """See that the repository can be read, whatever the ledger knows of it. Raises SourceUnreachable."""
+        self._source.tree(max_age_s=READ_AGE_S)
+
     @property
     def trouble(self) -> str | None:
         """Why the remote repository could not be fetched the last time; None where it could, and for a local one."""

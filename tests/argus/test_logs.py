@@ -20,7 +20,8 @@ import httpx
 import pytest
 
 from argus import cli, remote
-from argus.client import Client, ClientError
+from argus.client import Client
+from argus.errors import ClientError
 from argus.logs import logs
 from reconciler.core.entities import Record, State
 from reconciler.errors import SettingsError
@@ -189,7 +190,7 @@ def test_the_admin_of_this_machine_and_users_anywhere_see_the_log(server: Server
     out, err = absent.communicate(timeout=LIMIT_S)
     assert (out, absent.returncode) == ("", 1)
     assert err == (
-        "argus: there is no model 'alice-202001010000-none' among yours; right would be a model_key or a model_id\n"
+        "argus: there is no one model 'alice-202001010000-none' among yours; right would be its key, name or suffix\n"
     )
 
 

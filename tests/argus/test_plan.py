@@ -230,7 +230,7 @@ def test_nothing_of_a_change_is_run_and_the_clone_stays_as_it_was(
 
 
 def test_the_text_form_reads_like_this(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, said, _ = plan(capsys, "--gpus", "8")
+    status, said, _ = plan(capsys, "--gpus", "16")
     base, head = git(clone, "rev-parse", "main")[:12], git(clone, "rev-parse", "topic")[:12]
     first, *lines = said.splitlines()
     assert status == 0
@@ -245,7 +245,7 @@ def test_the_text_form_reads_like_this(clone: Path, capsys: pytest.CaptureFixtur
         "      engine_kwargs.max_model_len: its default → 8192",
     ]
     assert "  + carol/new: created, 1 replica; the merge gives it its name [0 → 1 GPUs]" in lines
-    assert "GPUs: 6 → 7 of 8" in lines
+    assert "GPUs: 6 → 7 of 16" in lines
     assert "Untouched: 1 model (alice/calm)" in lines
 
 

@@ -54,8 +54,11 @@ def server(api: Api) -> Iterator[str]:
 
 
 def argus(api: Api, server: str, *words: str, token: str | None = None) -> int:
-    environ = {"ARGUS_HOME": str(api.folder), "ARGUS_SERVER": server}
-    return cli.main(["rollback", *words], environ | ({"ARGUS_TOKEN": token} if token else {}))
+    """Run the command as on the platform's own machine, or with a token as from anywhere."""
+    environ = {"ARGUS_HOME": str(api.folder), "ARGUS_API_PORT": server.rpartition(":")[2]}
+    if token:
+        environ |= {"ARGUS_SERVER": server, "ARGUS_TOKEN": token}
+    return cli.main(["rollback", *words], environ)
 
 
 def two_versions(api: Api) -> tuple[str, str]:

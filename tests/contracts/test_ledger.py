@@ -617,6 +617,7 @@ class TestReadingVerdicts:
         assert ledger.unpublished(1) == (many[2000],)
         assert len(ledger.on_record({each.commit.sha for each in many})) == 10_000
 
+    @ON_SQLITE
     @pytest.mark.parametrize("order", [("phase", "open cases"), ("number", "newest"), ("user", "a user's newest")])
     def test_no_question_reads_the_whole_table(self, engine: Engine, order: tuple[str, str]) -> None:
         index, _ = order

@@ -196,6 +196,7 @@ engine_log_sources = Table(
     Column("moved_at", UtcTime, nullable=False),
 )
 """How far the output of each replica has been read into `engine_log`."""
+
 identities = Table(
     "identities",
     metadata,
@@ -204,6 +205,7 @@ identities = Table(
     Column("document", Text, nullable=False),
 )
 """Who was who when the branch's history was last rewritten (`core.identity.Carried`), model keys by path as JSON."""
+
 lease = Table(
     "lease",
     metadata,
@@ -241,6 +243,13 @@ ONLY = 1
 Migration = Callable[[Connection], None]
 
 
+def _types(connection: Connection) -> tuple[str, str]:
+    """Give the types of a `Name` and of a `UtcTime`, in the words of this database."""
+    if connection.dialect.name == "postgresql":
+        return 'VARCHAR COLLATE "C"', "TIMESTAMP WITHOUT TIME ZONE"
+    return "VARCHAR", "DATETIME"
+
+
 def _add_routes(connection: Connection) -> None:
     connection.execute(
         text("CREATE TABLE routes (id INTEGER NOT NULL PRIMARY KEY, number BIGINT NOT NULL, document TEXT NOT NULL)")
@@ -252,28 +261,28 @@ def _add_load_times(connection: Connection) -> None:
 
 
 def _add_engine_log(connection: Connection) -> None:
-    collate = ' COLLATE "C"' if connection.dialect.name == "postgresql" else ""
-    moment = "TIMESTAMP WITHOUT TIME ZONE" if connection.dialect.name == "postgresql" else "DATETIME"
+    name, moment = _types(connection)
     connection.execute(
         text(
-            f"CREATE TABLE engine_log (model_key VARCHAR{collate} NOT NULL, last BIGINT NOT NULL, "
+            f"CREATE TABLE engine_log (model_key {name} NOT NULL, last BIGINT NOT NULL, "
             f"lines INTEGER NOT NULL, bytes INTEGER NOT NULL, created_at {moment} NOT NULL, document TEXT NOT NULL, "
             "PRIMARY KEY (model_key, last))"
         )
     )
     connection.execute(
         text(
-            f"CREATE TABLE engine_log_sources (source VARCHAR{collate} NOT NULL, position VARCHAR{collate} NOT NULL, "
+            f"CREATE TABLE engine_log_sources (source {name} NOT NULL, position {name} NOT NULL, "
             f"moved_at {moment} NOT NULL, PRIMARY KEY (source))"
         )
     )
 
 
 def _add_identities(connection: Connection) -> None:
+    name, _ = _types(connection)
     connection.execute(
         text(
             "CREATE TABLE identities "
-            "(id INTEGER NOT NULL PRIMARY KEY, revision VARCHAR NOT NULL, document TEXT NOT NULL)"
+            f"(id INTEGER NOT NULL PRIMARY KEY, revision {name} NOT NULL, document TEXT NOT NULL)"
         )
     )
 
@@ -289,15 +298,16 @@ def _add_lease(connection: Connection) -> None:
 
 
 def _add_verdicts(connection: Connection) -> None:
+    name, _ = _types(connection)
     connection.execute(
         text(
-            "CREATE TABLE verdicts (commit_sha VARCHAR NOT NULL, path VARCHAR NOT NULL, number BIGINT NOT NULL, "
-            "user_id VARCHAR NOT NULL, model_key VARCHAR NOT NULL, verdict VARCHAR, phase VARCHAR NOT NULL, "
+            f"CREATE TABLE verdicts (commit_sha {name} NOT NULL, path {name} NOT NULL, number BIGINT NOT NULL, "
+            f"user_id {name} NOT NULL, model_key {name} NOT NULL, verdict {name}, phase {name} NOT NULL, "
             "document TEXT NOT NULL, PRIMARY KEY (commit_sha, path))"
         )
     )
-    for name, columns in (("number", "number"), ("user", "user_id, number"), ("phase", "phase, number")):
-        connection.execute(text(f"CREATE INDEX verdicts_by_{name} ON verdicts ({columns})"))
+    for index, columns in (("number", "number"), ("user", "user_id, number"), ("phase", "phase, number")):
+        connection.execute(text(f"CREATE INDEX verdicts_by_{index} ON verdicts ({columns})"))
 
 
 MIGRATIONS: tuple[Migration, ...] = (
