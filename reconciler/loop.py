@@ -9,32 +9,32 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeAlias
 
+from reconciler.branch import Branch, BranchReader
 from reconciler.chronicle import Chronicle, NoNotes
-from reconciler.core import progress, requests, rewrites, room, routing, verdicts
+from reconciler.core import progress, room, routing, verdicts
 from reconciler.core.arrivals import arrivals, held_back
-from reconciler.core.cases import CaseId
-from reconciler.core.desired import desired, is_read, refused_by_mode, understood
-from reconciler.core.entities import (
-    ChangeKind,
-    Commit,
-    Event,
-    FileChange,
-    Observation,
-    Record,
-    SpecFile,
-    Tree,
-)
-from reconciler.core.plan import differs, plan
+from reconciler.core.cases import Case
+from reconciler.core.desired import Wanted, desired
+from reconciler.core.entities import Observation, Record
+from reconciler.core.estimates import LoadTimes
+from reconciler.core.plan import Plan, differs, plan
 from reconciler.locating import locate
-from reconciler.ports import Advance, Front, Ledger, ModelFolders, Notes, PlatformStatus, Road, Runtime, Source
-from reconciler.spec import Limits, ServingSpec, SpecRejected, UpdateStrategy
+from reconciler.ports import (
+    Advance,
+    Front,
+    Ledger,
+    LedgerState,
+    ModelFolders,
+    Notes,
+    PlatformStatus,
+    Road,
+    Runtime,
+    Source,
+)
+from reconciler.spec import Limits, UpdateStrategy
 
 log = logging.getLogger(__name__)
-
-Address: TypeAlias = tuple[str, str, str, str]
-"""What a file says depends on these alone: its mode, its content's id, its owner, its suffix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,13 @@ class Reconciler:
     confirm: Callable[[], None] = _may_always
     road: Road | None = None
     notes: Notes = field(default_factory=NoNotes)
+    _reader: BranchReader = field(init=False)
     _chronicle: Chronicle = field(init=False)
     _others_gpus: float | None = None
-    _stale: bool = False
-    _parsed: dict[Address, ServingSpec | SpecRejected] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Keep the way to the notes."""
+        """Keep the ways to the branch and to the notes."""
+        self._reader = BranchReader(self.source, self.rules.limits)
         self._chronicle = Chronicle(self.notes, self.ledger)
 
     def reconcile_once(self) -> progress.Progress:
@@ -85,65 +85,32 @@ class Reconciler:
         ledger was written meanwhile, and NotLeader where another reconciler has taken over; the next pass starts from
         what is then true.
         """
-        now = self.clock()
+        now, delays_s = self.clock(), self.rules.retry_delays_s
         known = self.ledger.load()
-        reading = self.source.read(known.revision, known.carried)
-        tree, changes, carried = rewrites.settle(
-            known.revision, known.records, known.carried, reading.tree, reading.changes
-        )
-        self._tell(reading.trouble)
-        specs = self._specs(tree, changes)
-        past = self._chronicle.restored(self.source.history()) if known.revision is None else ()
+        branch = self._reader.read(known, now)
+        past = self._past(known)
         seen = self._reached(known.records, self.runtime.observe())
 
-        have = progress.observed(known.records, seen, now, self.rules.retry_delays_s)
-        want = desired(tree, _by_key(tree, specs), have.records)
-        records = progress.committed(have.records, want, _deletions(changes), now)
-        self._others_gpus = room.others(seen.cluster, records.values(), self._others_gpus)
+        have = progress.observed(known.records, seen, now, delays_s)
+        want = desired(branch.tree, branch.parsed(), have.records)
+        records = progress.committed(have.records, want, branch.deletions(), now)
         load_times = known.load_times.after(have.loads)
-        decided = plan(
-            wanted=want,
-            folders=locate(self.folders, want, records, now, self.rules.platform),
-            records=records,
-            cluster=seen.cluster,
-            now=now,
-            platform=self.rules.platform,
-            update_strategy=self.rules.update_strategy,
-            others_gpus=self._others_gpus,
-            deployments=seen.deployments,
-            load_times=load_times,
-        )
-        outcome = progress.decided(records, decided, now, self.rules.retry_delays_s)
-        # Before anything is taken from Serve: a removed model's name is unknown while its last answers still end.
-        self.front.show(routing.names(outcome.records.values(), now))
-        if differs(decided.app, seen):
-            self.confirm()
-            self.runtime.apply(decided.app)
+        decided = self._decide(want, records, seen, load_times, now)
+        outcome = progress.decided(records, decided, now, delays_s)
+        self._act(decided, outcome, seen, now)
 
-        asked = tuple(_request(change, specs, now) for change in changes)
-        rewritten = rewrites.rewritten(known.revision, reading.tree, reading.changes, now)
-        events = rewritten + asked + have.events + outcome.events
-        cases = verdicts.judged(
-            known.cases,
-            verdicts.Seen(_asks(changes, specs), want, tree.revision, rewritten=reading.changes is None),
-            on_record=self._on_record(changes) | {case.id for case in past},
-            before=known.records,
-            actions=decided.actions,
-            records=outcome.records,
-            now=now,
-            applied_at=self.clock(),
-        )
+        events = branch.rewritten + branch.requests(now) + have.events + outcome.events
         self.ledger.record(
             known.base,
             Advance(
-                revision=tree.revision,
+                revision=branch.tree.revision,
                 records=progress.stamped(known.records, outcome.records, now),
                 events=events,
+                users=branch.tree.users,
+                status=_status(seen, branch, now, self._chronicle.error),
                 load_times=load_times if have.loads else None,
-                users=tree.users,
-                status=_status(seen, tree.revision, now, reading.trouble, self._chronicle.error),
-                carried=carried,
-                cases=cases,
+                carried=branch.carried,
+                cases=self._judge(known, branch, want=want, decided=decided, outcome=outcome, past=past, now=now),
                 restored=past,
             ),
         )
@@ -160,6 +127,12 @@ class Reconciler:
         self.source.read(self.ledger.load().revision)
         self.runtime.observe()
 
+    def report_trouble(self, error: Exception) -> None:
+        """Write down that a pass could not be made, for status pages. Raises LedgerUnreachable, Moved, NotLeader."""
+        known = self.ledger.load()
+        status = PlatformStatus(self.clock(), known.revision, None, "", 0, 0, str(error), self._chronicle.error)
+        self.ledger.record(known.base, Advance(revision=known.revision, status=status))
+
     def _reached(self, records: Mapping[str, Record], seen: Observation) -> Observation:
         """Hold back the models that this pass would call RUNNING and that no user reaches yet."""
         if self.road is None:
@@ -167,74 +140,73 @@ class Reconciler:
         coming = arrivals(records, seen)
         return held_back(seen, {one.model_key for one in coming} - set(self.road.reached(coming)))
 
-    def report_trouble(self, error: Exception) -> None:
-        """Write down that a pass could not be made, for status pages. Raises LedgerUnreachable, Moved, NotLeader."""
-        known = self.ledger.load()
-        status = PlatformStatus(self.clock(), known.revision, None, "", 0, 0, str(error), self._chronicle.error)
-        self.ledger.record(known.base, Advance(revision=known.revision, status=status))
+    def _decide(
+        self,
+        want: Mapping[str, Wanted],
+        records: Mapping[str, Record],
+        seen: Observation,
+        load_times: LoadTimes,
+        now: datetime,
+    ) -> Plan:
+        self._others_gpus = room.others(seen.cluster, records.values(), self._others_gpus)
+        return plan(
+            wanted=want,
+            folders=locate(self.folders, want, records, now, self.rules.platform),
+            records=records,
+            cluster=seen.cluster,
+            now=now,
+            platform=self.rules.platform,
+            update_strategy=self.rules.update_strategy,
+            others_gpus=self._others_gpus,
+            deployments=seen.deployments,
+            load_times=load_times,
+        )
 
-    def _tell(self, trouble: str | None) -> None:
-        """Log where passes begin to go by what was last fetched, and where they end to."""
-        if trouble is not None and not self._stale:
-            log.warning("%s", trouble)
-        elif trouble is None and self._stale:
-            log.info("the spec repository answers again")
-        self._stale = trouble is not None
+    def _act(self, decided: Plan, outcome: progress.Progress, seen: Observation, now: datetime) -> None:
+        # Before anything is taken from Serve: a removed model's name is unknown while its last answers still end.
+        self.front.show(routing.names(outcome.records.values(), now))
+        if differs(decided.app, seen):
+            self.confirm()
+            self.runtime.apply(decided.app)
 
-    def _on_record(self, changes: tuple[FileChange, ...]) -> frozenset[CaseId]:
-        return self.ledger.on_record({change.commit.sha for change in changes}) if changes else frozenset()
+    def _past(self, known: LedgerState) -> tuple[Case, ...]:
+        """Give what git notes tell of the time before a ledger that is new."""
+        return self._chronicle.restored(self.source.history()) if known.revision is None else ()
 
-    def _specs(self, tree: Tree, changes: tuple[FileChange, ...]) -> Mapping[Address, ServingSpec | SpecRejected]:
-        """Parse what this pass needs. A file is parsed once: its outcome is remembered by its content's address."""
-        files = [*tree.files.values()]
-        files += [file for change in changes for file in (change.before, change.after) if file is not None]
-        needed = {_address(file): file for file in files}
-        new = {file.blob for address, file in needed.items() if address not in self._parsed and is_read(file)}
-        content = self.source.blobs(new, self.rules.limits.max_bytes) if new else {}
-        self._parsed = {
-            address: self._parsed.get(address) or understood(file, content, self.rules.limits)
-            for address, file in needed.items()
-        }
-        return self._parsed
+    def _judge(
+        self,
+        known: LedgerState,
+        branch: Branch,
+        *,
+        want: Mapping[str, Wanted],
+        decided: Plan,
+        outcome: progress.Progress,
+        past: tuple[Case, ...],
+        now: datetime,
+    ) -> tuple[Case, ...]:
+        asks = branch.asks(known.records)
+        commits = {ask.change.commit.sha for ask in asks}
+        on_record = self.ledger.on_record(commits) if commits else frozenset()
+        return verdicts.judged(
+            known.cases,
+            verdicts.Seen(asks, want, branch.tree.revision, rewritten=branch.is_rewritten),
+            on_record=on_record | {case.id for case in past},
+            before=known.records,
+            actions=decided.actions,
+            records=outcome.records,
+            now=now,
+            applied_at=self.clock(),
+        )
 
 
-def _status(
-    seen: Observation, revision: str | None, now: datetime, trouble: str | None, notes_error: str | None
-) -> PlatformStatus:
+def _status(seen: Observation, branch: Branch, now: datetime, notes_error: str | None) -> PlatformStatus:
     return PlatformStatus(
         seen_at=now,
-        revision=revision,
+        revision=branch.tree.revision,
         app_status=seen.app_status,
         app_message=seen.app_message,
         total_gpus=seen.cluster.total_gpus,
         free_gpus=seen.cluster.free_gpus,
-        error=trouble,
+        error=branch.trouble,
         notes_error=notes_error,
     )
-
-
-def _address(file: SpecFile) -> Address:
-    return (file.mode, file.blob, file.identity.user_id, file.identity.suffix)
-
-
-def _by_key(tree: Tree, specs: Mapping[Address, ServingSpec | SpecRejected]) -> dict[str, ServingSpec | SpecRejected]:
-    return {key: specs[_address(file)] for key, file in tree.files.items()}
-
-
-def _deletions(changes: tuple[FileChange, ...]) -> dict[str, Commit]:
-    return {change.identity.model_key: change.commit for change in changes if change.kind is ChangeKind.DELETED}
-
-
-def _asks(
-    changes: tuple[FileChange, ...], specs: Mapping[Address, ServingSpec | SpecRejected]
-) -> tuple[verdicts.Ask, ...]:
-    return tuple(
-        verdicts.Ask(change, (refused_by_mode(change.after) or specs[_address(change.after)]) if change.after else None)
-        for change in changes
-    )
-
-
-def _request(change: FileChange, specs: Mapping[Address, ServingSpec | SpecRejected], now: datetime) -> Event:
-    before = specs[_address(change.before)] if change.before else None
-    after = specs[_address(change.after)] if change.after else None
-    return requests.request(change, before, after, now)

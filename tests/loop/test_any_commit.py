@@ -139,7 +139,7 @@ class AnyCommit(RuleBasedStateMachine):
         assert all(case.verdict is not None for case in self.ledger.cases.values())
 
     def check_that_what_runs_is_right(self) -> None:
-        for key, file in self.world.source.read(None).tree.files.items():
+        for key, file in self.world.source.read(None, self.ledger.carried).tree.files.items():
             record = self.ledger.records[key]
             content = self.world.source.blobs([file.blob], 65536)[file.blob]
             says = parse(content, owner=file.identity.user_id, limits=Limits(), suffix=file.identity.suffix)

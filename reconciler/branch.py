@@ -1,0 +1,123 @@
+"""The spec repository as one pass sees it: files, what they say, and what happened to them since the last pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from reconciler.core import requests, rewrites, verdicts
+from reconciler.core.desired import is_read, refused_by_mode, understood
+from reconciler.core.entities import ChangeKind, Commit, Event, FileChange, Record, SpecFile, Tree
+from reconciler.core.identity import Carried
+from reconciler.ports import LedgerState, Source
+from reconciler.spec import Limits, ServingSpec, SpecRejected
+
+log = logging.getLogger(__name__)
+
+Address: TypeAlias = tuple[str, str, str, str]
+"""What a file says depends on these alone: its mode, its content's id, its owner, its suffix."""
+
+Parsed: TypeAlias = ServingSpec | SpecRejected
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The branch at its newest revision, and what commits did to spec files since the last pass, oldest first.
+
+    `rewritten` are the events that tell of a history that does not continue the one that was known; `is_rewritten`
+    also where nothing was known. `carried` are identities to be remembered, None for no news of them. `trouble` is why
+    this is only the last revision that is known.
+    """
+
+    tree: Tree
+    changes: tuple[FileChange, ...]
+    specs: Mapping[Address, Parsed]
+    rewritten: tuple[Event, ...]
+    is_rewritten: bool
+    carried: Carried | None
+    trouble: str | None
+
+    def parsed(self) -> dict[str, Parsed]:
+        """Give what each file says, by model key."""
+        return {key: self.specs[_address(file)] for key, file in self.tree.files.items()}
+
+    def deletions(self) -> dict[str, Commit]:
+        """Give the commits that removed a file, by model key."""
+        return {each.identity.model_key: each.commit for each in self.changes if each.kind is ChangeKind.DELETED}
+
+    def requests(self, now: datetime) -> tuple[Event, ...]:
+        """Give the events that tell what commits asked for."""
+        return tuple(
+            requests.request(each, self._says(each.before), self._says(each.after), now) for each in self.changes
+        )
+
+    def asks(self, records: Mapping[str, Record]) -> tuple[verdicts.Ask, ...]:
+        """Give what is to be judged: each change, and each file that a rewritten history holds by another commit."""
+        changed = {each.identity.model_key for each in self.changes}
+        moved = [
+            FileChange(ChangeKind.MODIFIED, file.identity, file.commit, None, file)
+            for key, file in self.tree.files.items()
+            if self.is_rewritten and key not in changed and key in records and records[key].commit != file.commit
+        ]
+        return tuple(
+            verdicts.Ask(each, (refused_by_mode(each.after) or self._says(each.after)) if each.after else None)
+            for each in (*self.changes, *moved)
+        )
+
+    def _says(self, file: SpecFile | None) -> Parsed | None:
+        return self.specs[_address(file)] if file is not None else None
+
+
+class BranchReader:
+    """Reads the branch pass after pass. A file is parsed once: its outcome is remembered by its content's address."""
+
+    def __init__(self, source: Source, limits: Limits) -> None:
+        """Read from `source`; `limits` bound what a spec may ask for."""
+        self._source = source
+        self._limits = limits
+        self._parsed: dict[Address, Parsed] = {}
+        self._stale = False
+
+    def read(self, known: LedgerState, now: datetime) -> Branch:
+        """Read the newest revision, and compare it with what the ledger knows. Raises SourceUnreachable."""
+        reading = self._source.read(known.revision, known.carried)
+        self._tell(reading.trouble)
+        tree, changes, carried = rewrites.settle(
+            known.revision, known.records, known.carried, reading.tree, reading.changes
+        )
+        return Branch(
+            tree=tree,
+            changes=changes,
+            specs=self._specs(tree, changes),
+            rewritten=rewrites.rewritten(known.revision, reading.tree, reading.changes, now),
+            is_rewritten=reading.changes is None,
+            carried=carried,
+            trouble=reading.trouble,
+        )
+
+    def _specs(self, tree: Tree, changes: tuple[FileChange, ...]) -> Mapping[Address, Parsed]:
+        files = [*tree.files.values()]
+        files += [file for change in changes for file in (change.before, change.after) if file is not None]
+        needed = {_address(file): file for file in files}
+        new = {file.blob for address, file in needed.items() if address not in self._parsed and is_read(file)}
+        content = self._source.blobs(new, self._limits.max_bytes) if new else {}
+        self._parsed = {
+            address: self._parsed.get(address) or understood(file, content, self._limits)
+            for address, file in needed.items()
+        }
+        return self._parsed
+
+    def _tell(self, trouble: str | None) -> None:
+        """Log where passes begin to go by what was last fetched, and where they end to."""
+        if trouble is not None and not self._stale:
+            log.warning("%s", trouble)
+        elif trouble is None and self._stale:
+            log.info("the spec repository answers again")
+        self._stale = trouble is not None
+
+
+def _address(file: SpecFile) -> Address:
+    return (file.mode, file.blob, file.identity.user_id, file.identity.suffix)
