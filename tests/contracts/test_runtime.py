@@ -269,18 +269,17 @@ def test_applying_again_changes_nothing(rig: Rig) -> None:
 
 
 def test_a_model_that_starts_says_how_far_it_is(rig: Rig) -> None:
-    a = workload("alice", version="p1")
-    rig.runtime.apply(app(a))
-    seen: set[str | None] = set()
+    never, then = workload("alice", version="p1", source="endless"), workload("alice", version="p2")
+    rig.runtime.apply(app(never))
+    until(rig, lambda seen: is_at(never, seen) == "loading")
+    rig.runtime.apply(app(then))
+    until(rig, is_up(then))
+    assert rig.runtime.observe().deployments[then.model_key].phase is None
 
-    def up(observation: Observation) -> bool:
-        seen.add(found.phase if (found := observation.deployments.get(a.model_key)) else None)
-        return is_up(a)(observation)
 
-    until(rig, up)
-    assert "loading" in seen
-    assert seen <= {None, "scheduling", "loading"}
-    assert rig.runtime.observe().deployments[a.model_key].phase is None
+def is_at(model: Workload, seen: Observation) -> str | None:
+    found = seen.deployments.get(model.model_key)
+    return found.phase if found else None
 
 
 def test_without_surge_the_old_version_goes_first(rig: Rig) -> None:
@@ -298,6 +297,8 @@ def test_without_surge_the_old_version_goes_first(rig: Rig) -> None:
 
 def test_a_replica_without_room_waits_until_there_is_some(rig: Rig) -> None:
     a, b = workload("alice", gpus=8), workload("bob")
+    rig.runtime.apply(app())
+    until(rig, gone(a))
     rig.runtime.apply(app(a))
     until(rig, is_up(a))
     rig.runtime.apply(app(a, b))
