@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 # Read by Ray when it is imported, which some tests do long before others start a Ray to connect to (`tests.processes`).
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+
+# Werkzeug's server gives its log to whichever stderr it finds first: the one of a test that has long ended.
+logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
 
 ORDER = ("core", "contracts", "front", "loop", "webapi", "argus", "e2e")
 TESTS = Path(__file__).parent
