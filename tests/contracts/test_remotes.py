@@ -17,6 +17,7 @@ import pytest
 from reconciler.errors import SourceUnreachable
 from reconciler.settings import Settings, SpecRepoSettings
 from reconciler.shell.access import Access
+from reconciler.shell.notes import GitNotes
 from reconciler.shell.source import MIRROR_FOLDER, GitSource
 from tests.remotes import (
     HttpsRemote,
@@ -88,6 +89,16 @@ def test_a_token_from_the_environment_counts_before_the_file(
     access = Access.from_settings(Settings(home=tmp_path, spec_repo=repo), {"ARGUS_SPEC_REPO_TOKEN": TOKEN})
     assert TOKEN not in repr(access)
     assert head(GitSource(str(repo.url), home=tmp_path, access=access, patience_s=PATIENT_S)) == repository.head()
+
+
+def test_notes_go_to_the_remote_by_the_same_way_in(tmp_path: Path, repository: Repository, https: HttpsRemote) -> None:
+    source = by_https(tmp_path, https)
+    sha = head(source) or ""
+    access = Access(token_file=tmp_path / "token", ca_file=https.ca_file)
+    notes = GitNotes(f"{https.url}/specs.git", home=tmp_path / "home", timeout_s=PATIENT_S, access=access)
+    notes.publish({sha: "APPLIED\n"})
+    assert git(repository.path, "notes", "--ref=argus", "show", sha) == "APPLIED"
+    assert notes.read([sha]) == {sha: "APPLIED\n"}
 
 
 def test_a_token_that_is_replaced_counts_from_the_next_command_on(
