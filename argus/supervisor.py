@@ -36,6 +36,9 @@ class Command:
     environ: Mapping[str, str]
     facts: Mapping[str, Any] = field(default_factory=dict)
     niceness: int = 0
+    group_niceness: int = 0
+    """The same for all of its session against other sessions, where Linux shares the CPU out by sessions (autogroups):
+    there a process's own niceness counts only within its session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,9 @@ class Supervisor:
         if command.niceness:
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, popen.pid, command.niceness)
+        if command.group_niceness:
+            with suppress(OSError):  # a kernel without autogroups
+                Path(f"/proc/{popen.pid}/autogroup").write_text(f"{command.group_niceness}\n", encoding="ascii")
         seen = processes.stat(popen.pid)  # a corpse too has a start time, until it is waited for
         process = seen.process if seen else Process(popen.pid, 0)
         child.popen, child.process, child.since = popen, process, self._clock()

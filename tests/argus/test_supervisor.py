@@ -241,3 +241,14 @@ def test_a_note_on_a_pid_that_somebody_else_has_now_harms_nobody(state: Path) ->
         heir.end_everything()
         assert stranger.poll() is None
         stranger.kill()
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel has no autogroups")
+def test_a_whole_session_can_be_nice_to_others(state: Path) -> None:
+    children = Supervisor(state)
+    command = Command((sys.executable, "-c", SLEEP), dict(os.environ), group_niceness=10)
+    process = children.start(Service("nice", lambda: command, 5))
+    try:
+        assert Path(f"/proc/{process.pid}/autogroup").read_text().strip().endswith("nice 10")
+    finally:
+        children.end_everything()
