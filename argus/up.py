@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -189,7 +190,7 @@ class Platform:
         made = ray_head.command(self._home, self._settings.ray, self._environ)
         self._ray_facts = {**made.facts, "wants": self._ray_wants()}
         # The address is noted only when the node is up (`_look`): who reads it may connect.
-        return Command(made.argv, made.environ)
+        return replace(made, facts={})
 
     def _wait_for_ray(self) -> None:
         if not self._embedded_ray:
