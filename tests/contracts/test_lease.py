@@ -239,6 +239,7 @@ def test_in_any_order_of_events_one_acts_at_a_time_and_tokens_only_grow(
                 process.leadership.release()
             case "restart":
                 stage.processes[who] = stage.process(names[who], shifts[who])
-        # Of two living processes of one name, which `claim` keeps from coming about, only the token tells.
-        assert len(set(stage.leading())) <= 1
+        # Of two living processes of one name, which `claim` keeps from coming about, only the token tells: one of them
+        # may release what the other believes to hold.
+        assert len(stage.leading()) <= 1 or len(set(names)) < len(names)
     assert recorded == sorted(recorded)
