@@ -124,7 +124,8 @@ class Reconciler:
 
         Raises Unreachable.
         """
-        self.source.read(self.ledger.load().revision)
+        known = self.ledger.load()
+        self.source.read(known.revision, known.carried)  # with the identities of a pass, or history is folded anew
         self.runtime.observe()
 
     def report_trouble(self, error: Exception) -> None:
