@@ -10,7 +10,8 @@ from pathlib import Path
 from faults.report import GAP_TIMES, Expectation
 from faults.stage import ENGINE, USER, Act, Stage
 
-QUIET_S = 30.0
+QUIET_S = 60.0
+"""As long as most acts take: the longest of many gaps grows with their number."""
 ENDLESS = 4_500_000
 """A context whose KV cache is larger than what an engine here is given, so that its start runs out of memory.
 

@@ -171,7 +171,7 @@ class Git:
             out, err = process.communicate(stdin, timeout=self.timeout_s)
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its helpers too: it leads a session of its own
+                os.killpg(process.pid, signal.SIGKILL)  # its helpers too: it leads a group of its own
             process.communicate()
             raise SourceUnreachable(f"git {verb} did not finish within {self.timeout_s:g} s") from None
         return Outcome(process.returncode, out, err)
@@ -264,7 +264,9 @@ class Git:
         command = [*self._without_inherited(environment), "git", f"--git-dir={self.folder}", *arguments]
         try:
             return self._starter.execute(
-                command, istream=subprocess.PIPE, as_process=True, env=environment, start_new_session=True
+                # A group, so that its helpers can be ended with it, and not a session: that would be given as much of
+                # the CPU as all engines together, where Linux shares it out by sessions.
+                command, istream=subprocess.PIPE, as_process=True, env=environment, process_group=0
             )
         except (gitpython.GitCommandNotFound, OSError) as error:
             raise SourceUnreachable(f"git {arguments[0]} cannot be started: {type(error).__name__}") from None
