@@ -22,6 +22,7 @@ from flask import Flask, Response, current_app, request
 
 from reconciler.core.entities import State
 from reconciler.core.log_lines import Line
+from reconciler.core.times import iso
 from reconciler.errors import LedgerUnreachable
 from webapi import openapi, reading, schemas
 from webapi.auth import caller
@@ -167,12 +168,12 @@ def _as_text(line: Line) -> str:
 
 
 def _as_json(line: Line) -> str:
-    said = {"number": line.number, "time": schemas.iso(line.time), "replica": line.replica, "text": line.text}
+    said = {"number": line.number, "time": iso(line.time), "replica": line.replica, "text": line.text}
     return json.dumps(said, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _seconds(line: Line) -> str:
-    return schemas.iso(line.time.replace(microsecond=0))
+    return iso(line.time.replace(microsecond=0))
 
 
 def _is_gone(environ: Mapping[str, Any]) -> Callable[[], bool]:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from reconciler.core import room
 from reconciler.core.entities import SpecFile, State
+from reconciler.core.times import iso
 from reconciler.names import spec_path
 from reconciler.spec import LocalSource, Problem, ServingSpec, SpecRejected, parse, source_of
 from webapi import changes, conditions, openapi, paging, reading, schemas, views
@@ -270,7 +271,7 @@ def _refuse_what_can_never_fit(platform: Parts, spec: ServingSpec, before: bytes
 
 
 def _sorting_key(model: views.Model) -> paging.SortingKey:
-    return (schemas.iso(model.identity.created_at), model.identity.model_key)
+    return (iso(model.identity.created_at), model.identity.model_key)
 
 
 def no_such_model() -> NotFound:

@@ -5,24 +5,20 @@ Times are UTC, ISO 8601 with `Z`. Requests refuse members that they do not know.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from reconciler.core.cases import Verdict
 from reconciler.core.entities import ChangeKind, EventType, Health, State, WrittenBy
+from reconciler.core.times import iso
 from reconciler.names import USER_ID_PATTERN, USER_ID_RULE
 from reconciler.spec import UpdateStrategy
 from webapi.paging import DEFAULT_LIMIT, LARGEST_LIMIT
 
 LONGEST_WAIT_S = 30
 """How long a request may wait for a verdict at most, in seconds."""
-
-
-def iso(moment: datetime) -> str:
-    """Write a timezone-aware time in UTC, ISO 8601 with `Z`."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 UtcTime: TypeAlias = Annotated[

@@ -21,6 +21,7 @@ from typing import Any
 
 from reconciler.core.cases import LONGEST_MESSAGE, WORST_FIRST, Case, CaseId, Stages, Verdict
 from reconciler.core.entities import ChangeKind, FileChange
+from reconciler.core.times import iso
 
 VERSION = 1
 
@@ -138,4 +139,4 @@ def _time(value: object) -> datetime | None:
 
 
 def _iso(moment: datetime | None) -> str | None:
-    return moment.isoformat().replace("+00:00", "Z") if moment is not None else None
+    return iso(moment) if moment is not None else None

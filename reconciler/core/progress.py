@@ -29,6 +29,7 @@ from reconciler.core.plan import Action, Hold, Idle, Keep, Plan, Refuse, Remove,
 from reconciler.core.retry import next_failure
 from reconciler.core.room import is_changing
 from reconciler.core.root_cause import told
+from reconciler.core.times import iso
 from reconciler.spec import ServingSpec, SpecRejected
 
 LONGEST_SUMMARY = 2000
@@ -370,8 +371,7 @@ def _still_up(record: Record) -> bool:
 
 
 def _attempt(failure: Failure) -> dict[str, Any]:
-    retry_at = failure.retry_at.isoformat().replace("+00:00", "Z")
-    return {"message": failure.message, "attempts": failure.attempts, "retry_at": retry_at}
+    return {"message": failure.message, "attempts": failure.attempts, "retry_at": iso(failure.retry_at)}
 
 
 def _of_version(failure: Failure | None, workload: Workload) -> Failure | None:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from reconciler.core.desired import PLAIN_FILE
 from reconciler.core.entities import ChangeKind, Event, EventType, FileChange, Record, State, Tree
+from reconciler.core.times import iso
 from reconciler.engine_args import given
 from reconciler.spec import ServingSpec, SpecRejected
 
@@ -25,7 +26,7 @@ def request(change: FileChange, before: Parsed | None, after: Parsed | None, now
         commit=change.commit.sha,
         author=change.commit.author,
         source=change.commit.source,
-        payload={"path": change.identity.path, "committed_at": _iso(change.commit.committed_at), **payload},
+        payload={"path": change.identity.path, "committed_at": iso(change.commit.committed_at), **payload},
     )
 
 
@@ -78,7 +79,3 @@ def _facts(spec: ServingSpec) -> dict[str, Any]:
         "update_strategy": spec.update_strategy,
         "engine_kwargs": given(spec.engine_kwargs),
     }
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")

@@ -7,7 +7,6 @@ replacement characters, and never repeated in an error but for one scrubbed line
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import signal
@@ -15,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +24,7 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a machine without git ge
 import git as gitpython  # after the line above
 
 from reconciler.errors import SourceUnreachable
+from reconciler.shell import file_lock
 from reconciler.shell.objects import Kind, pack
 
 if TYPE_CHECKING:
@@ -266,7 +266,11 @@ class Git:
             return self._starter.execute(
                 # A group, so that its helpers can be ended with it, and not a session: that would be given as much of
                 # the CPU as all engines together, where Linux shares it out by sessions.
-                command, istream=subprocess.PIPE, as_process=True, env=environment, process_group=0
+                command,
+                istream=subprocess.PIPE,
+                as_process=True,
+                env=environment,
+                process_group=0,
             )
         except (gitpython.GitCommandNotFound, OSError) as error:
             raise SourceUnreachable(f"git {arguments[0]} cannot be started: {type(error).__name__}") from None
@@ -333,28 +337,18 @@ class Git:
         """Be the only process of this machine inside, for at most `wait_s` of waiting. Raises SourceUnreachable.
 
         `wait_s` is the commands' own time limit where it is not given. The file lies in the repository, or `beside` it
-        where the repository itself may be replaced. It stays, the lock on it does not: it belongs to an open file, so
-        it ends with the process at the latest.
+        where the repository itself may be replaced.
         """
         limit_s = self.timeout_s if wait_s is None else wait_s
-        deadline = time.monotonic() + limit_s
         file = self.folder.with_name(f"{self.folder.name}.{name}.flock") if beside else self.folder / f"{name}.flock"
-        try:
-            opened = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise SourceUnreachable(f"{name} cannot be locked: {type(error).__name__}") from None
-        try:
-            while True:
-                try:
-                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise SourceUnreachable(f"{name} is held for more than {limit_s:g} s") from None
-                    time.sleep(0.005)
+        with ExitStack() as held:
+            try:
+                held.enter_context(file_lock.alone(file, limit_s))
+            except TimeoutError:
+                raise SourceUnreachable(f"{name} is held for more than {limit_s:g} s") from None
+            except OSError as error:
+                raise SourceUnreachable(f"{name} cannot be locked: {type(error).__name__}") from None
             yield
-        finally:
-            os.close(opened)
 
 
 def tells_of_damage(error: SourceUnreachable) -> bool:

@@ -7,16 +7,15 @@ the repository and from Serve, and what can still be read of it is for people to
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from reconciler.errors import LedgerLost, LedgerUnreachable
+from reconciler.shell import file_lock
 
 log = logging.getLogger(__name__)
 
@@ -93,22 +92,12 @@ class LedgerFile:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep other processes from setting aside what a third has just made anew. Raises LedgerUnreachable."""
-        descriptor = os.open(
-            self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-        deadline = time.monotonic() + LONGEST_TURN_S
-        try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise LedgerUnreachable(f"the ledger {self.path} is broken, and being set aside") from None
-                    time.sleep(0.02)
+        with ExitStack() as held:
+            try:
+                held.enter_context(file_lock.alone(self.path.with_name(f"{self.path.name}.lock"), LONGEST_TURN_S))
+            except TimeoutError:
+                raise LedgerUnreachable(f"the ledger {self.path} is broken, and being set aside") from None
             yield
-        finally:
-            os.close(descriptor)
 
 
 def is_broken(path: Path) -> bool:
