@@ -288,7 +288,7 @@ class RevisionSummary(_Answer):
     """Where the spec repository stands, and how far the reconciler has seen it.
 
     `fetched_at` is when the copy of a remote was last brought up to date, null for a repository on this disk. `error`
-    says why it could not be the last time: then `head` is what it was.
+    says why the repository could not be read the last time: then `head` is what it was, or null.
     """
 
     head: str | None

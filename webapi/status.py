@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from http import HTTPStatus
 from typing import Any
 
-from reconciler.core.entities import PLATFORM
+from reconciler.core.entities import PLATFORM, State
+from reconciler.errors import SourceUnreachable
 from webapi import openapi, reading, schemas, views
 from webapi.auth import require_admin
-from webapi.parts import parts
+from webapi.parts import Parts, parts
 
 MOST_EVENTS = 20
 
@@ -21,17 +23,29 @@ status = openapi.blueprint("status", prefix=openapi.PREFIX, about="The platform 
     responses=openapi.answers(HTTPStatus.OK, schemas.PlatformSummary, HTTPStatus.FORBIDDEN),
 )
 def read_status() -> dict[str, Any]:
-    """Show the application, the GPUs, the repository's revision, and how many models are in each state. Admin only."""
+    """Show the application, the GPUs, the repository's revision, and how many models are in each state. Admin only.
+
+    Where the repository does not answer, `revision.error` says so, and the models are those that the loop knows.
+    """
     require_admin()
     platform = parts()
-    models, tree = reading.all_models(platform, None)
-    read = (reading.with_spec(platform, model) for model in models)
+    counted, head, trouble = _models(platform)
     summary = views.platform(
-        read,
-        tree.revision,
+        counted,
+        head,
         platform.reader.status(),
         fetched_at=platform.store.fetched_at(),
-        trouble=platform.store.trouble,
+        trouble=trouble,
         events=[event for _, event in platform.reader.recent_events(PLATFORM, MOST_EVENTS)],
     )
     return summary.model_dump(mode="json")
+
+
+def _models(platform: Parts) -> tuple[Counter[State], str | None, str | None]:
+    """Count the models by state; with the branch's head, and what is wrong with the repository."""
+    try:
+        models, tree = reading.all_models(platform, None)
+        read = [reading.with_spec(platform, model) for model in models]
+    except SourceUnreachable as error:
+        return Counter(record.state for record in platform.reader.models(None).values()), None, str(error)
+    return Counter(views.state(model) for model in read), tree.revision, platform.store.trouble

@@ -6,8 +6,7 @@ seen it yet. Where the record is older than the file's commit, the file speaks: 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -149,7 +148,7 @@ def event_view(event: Event) -> schemas.ModelEvent:
 
 
 def platform(
-    models: Iterable[Model],
+    counted: Mapping[State, int],
     head: str | None,
     status: PlatformStatus | None,
     *,
@@ -157,11 +156,11 @@ def platform(
     trouble: str | None = None,
     events: Sequence[Event] = (),
 ) -> schemas.PlatformSummary:
-    """Give the platform's summary. `head` is the revision of the branch, None while it is unborn.
+    """Give the platform's summary. `counted` are the models by their state.
 
-    `fetched_at` and `trouble` are about the copy of a remote repository, `events` those that are about no model.
+    `head` is the revision of the branch, None while it is unborn or cannot be read. `trouble` says why that is not the
+    newest; `fetched_at` is about the copy of a remote repository, `events` those that are about no model.
     """
-    counted = Counter(state(model) for model in models)
     return schemas.PlatformSummary(
         app=schemas.AppSummary(
             name=APP_NAME,
@@ -172,7 +171,7 @@ def platform(
         revision=schemas.RevisionSummary(
             head=head, last_seen=status.revision if status else None, fetched_at=fetched_at, error=trouble
         ),
-        models={each: counted[each] for each in State if each is not State.DELETED},
+        models={each: counted.get(each, 0) for each in State if each is not State.DELETED},
         reconciler=schemas.ReconcilerSummary(
             last_pass_at=status.seen_at if status else None,
             error=status.error if status else None,

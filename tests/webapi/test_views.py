@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -325,3 +326,14 @@ def test_the_status_counts_models_and_says_how_the_loop_is_doing(api: Api) -> No
         "error": "Serve does not answer",
         "notes_error": "the remote refuses notes",
     }
+
+
+def test_the_status_answers_while_the_repository_does_not(api: Api) -> None:
+    key = api.created()
+    api.record(_record(api, key, State.RUNNING), status=_status(error="the spec repository cannot be read"))
+    shutil.rmtree(api.folder / "specs.git")
+    seen = api.get("/api/v2/serve/status", "admin")
+    assert seen["revision"]["head"] is None
+    assert "git" in seen["revision"]["error"]
+    assert seen["models"]["RUNNING"] == 1
+    assert seen["reconciler"]["error"] == "the spec repository cannot be read"
