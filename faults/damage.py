@@ -108,11 +108,12 @@ def git_corrupted(stage: Stage) -> None:
     """Overwrite the newest commit's tree in the spec repository, and put it back, as from any clone, after a while."""
     repository = stage.house.home / "specs.git"
     for _ in range(50):  # the crowd writes too: the tree has to be the newest still when it is broken
-        tree = stage.platform.git("rev-parse", "main^{tree}").strip()
+        head = stage.platform.git("rev-parse", "main")
+        tree = stage.platform.git("rev-parse", f"{head.strip()}^{{tree}}").strip()
         file = repository / "objects" / tree[:2] / tree[2:]
         whole = file.read_bytes()
         _overwrite(file, os.urandom(len(whole)))
-        if stage.platform.git("rev-parse", "main^{tree}").strip() == tree:
+        if stage.platform.git("rev-parse", "main") == head:
             break
         _overwrite(file, whole)
     try:
