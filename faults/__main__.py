@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from faults import changes, crashes, damage, naive, report
+from faults import changes, crashes, damage, naive, report, takeover
 from faults.report import Expectation, Outcome
 from faults.stage import Act, stage
 
 GROUPS: dict[str, tuple[Act, ...]] = {
     "changes": changes.ACTS,
-    "processes": crashes.PROCESSES,
+    "processes": (*crashes.PROCESSES, *takeover.ACTS),
     "state": damage.ACTS,
     "models": (
         *crashes.MODELS,
