@@ -154,7 +154,7 @@ def all_write(stage: Stage) -> None:
 
 
 ACTS = (
-    Act("quiet", "nothing, for comparison", quiet, Expectation(heal_s=60)),
+    Act("quiet", "nothing, for comparison", quiet, Expectation(heal_s=90)),
     add("b"),
     scale("b", 2, "scale B up to 2", beside(180)),
     scale("b", 1, "scale B down to 1", beside(60)),
