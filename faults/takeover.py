@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from faults.crashes import RECONCILER, SPARED
+from faults.crashes import RECONCILER
+from faults.report import Expectation
 from faults.stage import Act, Stage
 
 TAKEOVER_S = 15.0
@@ -29,9 +30,9 @@ def leader_sleeps(stage: Stage) -> None:
             took = time.monotonic() - began
             assert took <= TAKEOVER_S, f"the other took over after {took:.1f} s, not {TAKEOVER_S:.0f}"
             stage.create("k")
-            stage.wait(lambda: bool(stage.replicas("k")), lambda: "K has no replica")
         finally:
             os.kill(sleeper, signal.SIGCONT)
+        stage.wait(lambda: bool(stage.replicas("k")), lambda: "K has no replica")
         stage.until_passes()
         stage.delete("k")
         stage.until("k", lambda model: bool(model["state"] == "DELETED"))
@@ -65,5 +66,10 @@ def _another_like(stage: Stage, own: int) -> Iterator[Path]:
 
 
 ACTS = (
-    Act("takeover", "of two reconcilers the working one sleeps (SIGSTOP); the other takes over", leader_sleeps, SPARED),
+    Act(
+        "takeover",
+        "of two reconcilers the working one sleeps (SIGSTOP), the other takes over (K is created and deleted)",
+        leader_sleeps,
+        Expectation(heal_s=120),
+    ),
 )
