@@ -129,7 +129,7 @@ def command(state: Path, settings: RaySettings, base: Mapping[str, str]) -> Comm
     (state / "run" / "ray.port").write_text(f"{port}\n", encoding="ascii")
     facts = {"address": f"{HOST}:{port}", "folder": str(at)}
     # Two engines at full load left a reconciler that was starting 2 % of two cores: it was not up after eight minutes.
-    return Command(argv(settings, port, at), environ(state, base), facts, group_niceness=10)
+    return Command(argv(settings, port, at), environ(state, base), facts, group_niceness=5)
 
 
 def remove_folder(state: Path) -> None:
