@@ -12,13 +12,14 @@ from datetime import datetime
 
 from reconciler.branch import Branch, BranchReader
 from reconciler.chronicle import Chronicle, NoNotes
-from reconciler.core import progress, room, routing, verdicts
+from reconciler.core import gates, progress, room, routing, verdicts
 from reconciler.core.arrivals import arrivals, held_back
 from reconciler.core.cases import Case
 from reconciler.core.desired import Wanted, desired
 from reconciler.core.entities import Observation, Record
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.plan import Plan, differs, plan
+from reconciler.gatekeeper import Gatekeeper
 from reconciler.locating import locate
 from reconciler.ports import (
     Advance,
@@ -71,12 +72,14 @@ class Reconciler:
     notes: Notes = field(default_factory=NoNotes)
     _reader: BranchReader = field(init=False)
     _chronicle: Chronicle = field(init=False)
+    _gatekeeper: Gatekeeper = field(init=False)
     _others_gpus: float | None = None
 
     def __post_init__(self) -> None:
         """Keep the ways to the branch and to the notes."""
         self._reader = BranchReader(self.source, self.rules.limits)
         self._chronicle = Chronicle(self.notes, self.ledger)
+        self._gatekeeper = Gatekeeper(self.source)
 
     def reconcile_once(self) -> progress.Progress:
         """Bring what runs one step closer to what the repository wants, write down what happened, and give it.
@@ -92,14 +95,17 @@ class Reconciler:
         seen = self._reached(known.records, self.runtime.observe())
 
         have = progress.observed(known.records, seen, now, delays_s)
-        want = desired(branch.tree, branch.parsed(), have.records)
+        want = self._gatekeeper.let_pass(
+            branch, desired(branch.tree, branch.parsed(), have.records), have.records, seen, now
+        )
         records = progress.committed(have.records, want, branch.deletions(), now)
         load_times = known.load_times.after(have.loads)
         decided = self._decide(want, records, seen, load_times, now)
         outcome = progress.decided(records, decided, now, delays_s)
         self._act(decided, outcome, seen, now)
 
-        events = branch.rewritten + branch.requests(now) + have.events + outcome.events
+        holds = gates.events(known.records, outcome.records, now)
+        events = branch.rewritten + branch.requests(now) + holds + have.events + outcome.events
         self.ledger.record(
             known.base,
             Advance(

@@ -17,6 +17,9 @@ RECONCILER_SOCKET = "reconciler.sock"
 USERS_FOLDER = "users"
 SPEC_ENDING = ".yaml"
 
+RULES_FILE = "argus.yaml"
+"""What holds changes back for now, at the repository's root."""
+
 SUFFIX_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 """`model_id` as a user writes it: 1 to 63 characters, the first a letter or a digit."""
 

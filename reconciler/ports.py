@@ -14,6 +14,8 @@ from reconciler.core.arrivals import Arrival
 from reconciler.core.cases import Case, CaseId
 from reconciler.core.entities import (
     App,
+    Commit,
+    Declared,
     Event,
     FileChange,
     Located,
@@ -62,6 +64,20 @@ class Source(Protocol):
 
     def history(self) -> tuple[FileChange, ...]:
         """Give everything that ever happened to spec files on the branch, oldest first, as it was last read."""
+        ...
+
+    def declared(self, commits: Collection[str]) -> tuple[Declared, ...]:
+        """Give the commits with trailers from the earliest of `commits` on, oldest first, as the branch was last read.
+
+        () where one of `commits` is not on the branch. Trailers that Argus does not read are no trailers.
+        """
+        ...
+
+    def removals(self, model_keys: Collection[str]) -> Mapping[str, Commit]:
+        """Give the commits that took these models' files away, by model key, as far as the branch as last read has any.
+
+        A model whose file is there may have one, too: from before its identity was carried over.
+        """
         ...
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:

@@ -13,8 +13,8 @@ from http import HTTPStatus
 from typing import Any
 
 from reconciler.core.desired import is_read, understood
-from reconciler.core.entities import Cluster, Located, Record, SpecFile, Tree, Unusable
-from reconciler.core.history import Entry, PathChange
+from reconciler.core.entities import Cluster, Entry, Located, Record, SpecFile, Tree, Unusable
+from reconciler.core.history import PathChange
 from reconciler.core.plandata import data
 from reconciler.core.preview import Collision, foresee, merged
 from reconciler.locating import locate

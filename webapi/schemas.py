@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from reconciler.core.cases import Verdict
-from reconciler.core.entities import ChangeKind, EventType, Health, State, WrittenBy
+from reconciler.core.entities import ChangeKind, EventType, Health, HoldKind, State, WrittenBy
 from reconciler.names import USER_ID_PATTERN, USER_ID_RULE
 from reconciler.spec import UpdateStrategy
 from webapi.paging import DEFAULT_LIMIT, LARGEST_LIMIT
@@ -88,6 +88,16 @@ class ModelProgress(_Answer):
     free_gpus: int | None = Field(description="While it waits: the GPUs that nobody holds.")
 
 
+class ModelHeld(_Answer):
+    """A change of a model that is in git and does not count for now: the model goes on as it was."""
+
+    kind: HoldKind = Field(description="brake: it would remove too much at once. policy: its author may not.")
+    message: str
+    since: UtcTime = Field(description="When it was first held so.")
+    commit: str = Field(description="The commit that brought the change.", examples=[_SHA_EXAMPLE])
+    removes: bool = Field(description="Whether the change is the removal of the model.")
+
+
 class ServingModel(_Answer):
     """A model: what git wants of it, and what was done and seen. Null where no version of its file was ever valid."""
 
@@ -109,6 +119,7 @@ class ServingModel(_Answer):
     serving_commit: str | None = Field(description="The commit that answers requests; null while none does.")
     progress: ModelProgress | None = Field(description="Null where the model is as it is wanted, or has failed.")
     blob: str | None = Field(description="The file's content in git, as in `ETag`; null where there is no file.")
+    held: ModelHeld | None = Field(description="The newest change, while it does not count; null where all counts.")
 
 
 class ModelList(_Answer):

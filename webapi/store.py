@@ -21,8 +21,8 @@ from datetime import datetime
 from typing import Protocol, TypeAlias
 
 from reconciler.core import rewrites
-from reconciler.core.entities import Commit, FileChange, Identity, Record, Tree
-from reconciler.core.history import API_EMAIL, API_NAME, Entry, PathChange, RawCommit
+from reconciler.core.entities import Commit, Entry, FileChange, Identity, Record, Tree
+from reconciler.core.history import API_EMAIL, API_NAME, PathChange, RawCommit
 from reconciler.core.identity import Carried, moment
 from reconciler.errors import ArgusError, Moved, SourceUnreachable
 from reconciler.names import split_path
@@ -403,11 +403,11 @@ class SpecStore:
                 objects.append(("tree", content))
             entry = TreeEntry(FOLDER_MODE, parent, bytes.fromhex(root)) if content else None
         # Time never runs backwards along the branch, whatever the clocks of those who write say.
-        at = max(int(self._clock()), seen.committed_at)
+        at, email = max(int(self._clock()), seen.committed_at), f"{author.replace(' ', '.')}@users.argus"
         lines = [
             f"tree {root}",
             *([f"parent {seen.head}"] if seen.head else []),
-            f"author {author} <{author.replace(' ', '.')}@users.argus> {at} +0000",
+            f"author {author} <{email}> {at} +0000",
             f"committer {API_NAME} <{API_EMAIL}> {at} +0000",
             "",
             f"{message}\n",
@@ -417,7 +417,9 @@ class SpecStore:
         self._git.write_objects(objects)
         sha = object_id("commit", content)
         subject = clean(message.partition("\n")[0].encode())
-        commit = Commit(sha=sha, author=author, committed_at=moment(str(at)), source="api", subject=subject)
+        commit = Commit(
+            sha=sha, author=author, committed_at=moment(str(at)), source="api", subject=subject, email=email
+        )
         return RawCommit(commit, seen.head, (PathChange(path, seen.entry, written),))
 
     def _unchanged(self, seen: _Seen, path: str) -> Written | None:

@@ -8,25 +8,22 @@ spec's path has an identity, valid or not.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from reconciler.core.entities import ChangeKind, Commit, FileChange, SpecFile, Tree
+from reconciler.core.entities import ChangeKind, Commit, Declared, Entry, FileChange, SpecFile, Tree
 from reconciler.core.identity import Carried, Fingerprint, Keys, fingerprint, identity_of
-from reconciler.names import split_path, user_of_path
+from reconciler.names import RULES_FILE, split_path, user_of_path
 
 API_NAME = "Argus"
 API_EMAIL = "argus@localhost"
 """The committer of every commit that the API makes; anybody else's commits came by git."""
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What a revision holds at a path: git's mode, six octal digits, and the id of the object."""
-
-    mode: str
-    blob: str
+ALLOW_REMOVAL = "Argus-Allow-Removal"
+OVERRIDE_FREEZE = "Argus-Override-Freeze"
+TRAILERS = (ALLOW_REMOVAL, OVERRIDE_FREEZE)
+"""What a commit's message may say to Argus, in its last paragraph (git-interpret-trailers)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +37,15 @@ class PathChange:
 
 @dataclass(frozen=True, slots=True)
 class RawCommit:
-    """One commit of the branch with its first parent and all that it changed against that parent."""
+    """One commit of the branch with its first parent and all that it changed against that parent.
+
+    `trailers` are those of its message that Argus reads (`TRAILERS`), by their names as they stand there.
+    """
 
     commit: Commit
     parent: str | None
     changes: tuple[PathChange, ...]
+    trailers: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 class History:
@@ -59,6 +60,10 @@ class History:
         self._changes: list[FileChange] = []
         self._seen: dict[str, int] = {}  # SHA -> how many of `_changes` had happened by then, in the branch's order
         self._commits: dict[str, Commit] = {}
+        self._places: dict[str, int] = {}  # SHA -> how many commits came before it
+        self._declared: list[Declared] = []
+        self._removals: dict[str, Commit] = {}  # by model key
+        self._rules: Entry | None = None
         self._head: str | None = None
         self._tree = Tree(revision=None, files=MappingProxyType({}), users=frozenset())
 
@@ -93,6 +98,8 @@ class History:
                     revision=self._head,
                     files=MappingProxyType({file.identity.model_key: file for file in self._files.values()}),
                     users=frozenset(self._user_files),
+                    tip=self._commits.get(self._head or ""),
+                    rules=self._rules,
                 )
 
     def holds(self, revision: str) -> bool:
@@ -150,6 +157,24 @@ class History:
         """Give a commit of the branch by its full SHA; None where it is not on the branch."""
         return self._commits.get(sha)
 
+    def declared(self, commits: Collection[str]) -> tuple[Declared, ...]:
+        """Give the commits with trailers that are at or after the earliest of `commits` on the branch, oldest first.
+
+        () where one of `commits` is not on the branch, or there are none.
+        """
+        if not commits or not all(sha in self._places for sha in commits):
+            return ()
+        first = min(self._places[sha] for sha in commits)
+        return tuple(each for each in self._declared if self._places[each.commit.sha] >= first)
+
+    def removals(self, model_keys: Collection[str]) -> dict[str, Commit]:
+        """Give the commits that took these models' files away, as far as the branch has any."""
+        return {key: self._removals[key] for key in model_keys if key in self._removals}
+
+    def precedes(self, sha: str, other: str) -> bool:
+        """Say whether both commits are on the branch, and `sha` is `other` or came before it."""
+        return sha in self._places and other in self._places and self._places[sha] <= self._places[other]
+
     def starting_with(self, prefix: str) -> list[str]:
         """Give the full SHAs of the branch's commits that begin with `prefix`."""
         return [sha for sha in self._seen if sha.startswith(prefix)]
@@ -175,6 +200,9 @@ class History:
         self._head = raw.commit.sha
         self._seen[raw.commit.sha] = len(self._changes)
         self._commits[raw.commit.sha] = raw.commit
+        self._places[raw.commit.sha] = len(self._places)
+        if raw.trailers:
+            self._declared.append(Declared(raw.commit, raw.trailers))
         if self._carried is not None and self._carried.revision == raw.commit.sha:
             self._adopt(self._carried)
 
@@ -192,6 +220,8 @@ class History:
                 del self._user_files[user_id]
 
     def _apply(self, commit: Commit, change: PathChange) -> None:
+        if change.path == RULES_FILE:
+            self._rules = change.after
         name = split_path(change.path)
         if name is None:
             return
@@ -204,6 +234,8 @@ class History:
             after = self._files[change.path] = SpecFile(identity, change.after.blob, change.after.mode, commit)
         if before or after:
             self._changes.append(_file_change(commit, before, after))
+        if before and not after:
+            self._removals[before.identity.model_key] = commit
 
 
 def _file_change(commit: Commit, before: SpecFile | None, after: SpecFile | None) -> FileChange:

@@ -21,6 +21,7 @@ from reconciler.core.entities import (
     Cluster,
     Commit,
     Deployment,
+    Entry,
     Health,
     Identity,
     Located,
@@ -32,7 +33,7 @@ from reconciler.core.entities import (
     Workload,
 )
 from reconciler.core.estimates import LoadTimes
-from reconciler.core.history import Entry, PathChange
+from reconciler.core.history import PathChange
 from reconciler.core.outcomes import outcome
 from reconciler.core.plan import Plan, plan
 from reconciler.errors import ArgusError

@@ -8,15 +8,15 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self, TypeVar
 
-from reconciler.core.entities import Commit, FileChange, SpecFile, Tree
-from reconciler.core.history import API_EMAIL, API_NAME, Entry, History, PathChange, RawCommit
+from reconciler.core.entities import Commit, Declared, Entry, FileChange, SpecFile, Tree
+from reconciler.core.history import API_EMAIL, API_NAME, TRAILERS, History, PathChange, RawCommit
 from reconciler.core.identity import Carried, moment
 from reconciler.errors import Moved, SourceUnreachable
 from reconciler.ports import Reading
@@ -44,7 +44,8 @@ HEAL_EVERY_S = 60.0
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]+:")
 
 _REMOTE_NAME = "spec"
-_COMMIT_FIELDS = ("%H", "%P", "%ct", "%cn", "%ce", "%an", "%s")
+_TRAILERS = "".join(f"key={name}," for name in TRAILERS)
+_COMMIT_FIELDS = ("%H", "%P", "%ct", "%cn", "%ce", "%an", "%ae", "%s", f"%(trailers:{_TRAILERS}unfold=true)")
 # `log` is one process where `rev-list | diff-tree --stdin` is two, and on 10,000 commits takes two thirds of the time.
 # What a repository's own configuration could do to it is switched off.
 LOG = (
@@ -250,6 +251,16 @@ class GitSource:
                 raise
         finally:
             self._lock.release()
+
+    def declared(self, commits: Collection[str]) -> tuple[Declared, ...]:
+        """Keep `ports.Source.declared`."""
+        with self._lock:
+            return self._history.declared(commits)
+
+    def removals(self, model_keys: Collection[str]) -> Mapping[str, Commit]:
+        """Keep `ports.Source.removals`."""
+        with self._lock:
+            return self._history.removals(model_keys)
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
         """Keep `ports.Source.blobs`."""
@@ -468,8 +479,8 @@ class _NotContinued(Moved):
 def parse_log(out: bytes) -> list[RawCommit]:
     r"""Read what `LOG` prints: NUL-ended fields, told apart by their number alone.
 
-    A commit is its seven fields, then `:<mode> <mode> <id> <id> <letter>` and a path for each change, the first after a
-    line feed. Git cuts names and subjects at a NUL of their own, so nothing a stranger writes moves a field. Raises
+    A commit is its nine fields, then `:<mode> <mode> <id> <id> <letter>` and a path for each change, the first after a
+    line feed. Git cuts names and messages at a NUL of their own, so nothing a stranger writes moves a field. Raises
     SourceUnreachable on anything else.
     """
     tokens = out.split(b"\0")
@@ -491,18 +502,26 @@ def parse_log(out: bytes) -> list[RawCommit]:
 def _raw_commit(fields: Sequence[bytes], changes: tuple[PathChange, ...], known: dict[str, str]) -> RawCommit:
     if len(fields) != len(_COMMIT_FIELDS):
         raise SourceUnreachable("git log gave an answer that cannot be read")
-    sha, parents, seconds, committer, email, author, subject = fields
-    by_api = committer.decode(errors="replace") == API_NAME and email.decode(errors="replace") == API_EMAIL
-    name = clean(author)
+    sha, parents, seconds, committer, committer_email, author, author_email, subject, trailers = fields
+    by_api = committer.decode(errors="replace") == API_NAME and committer_email.decode(errors="replace") == API_EMAIL
+    name, email = clean(author), clean(author_email)
     commit = Commit(
         sha=sha.decode(errors="replace"),
         author=known.setdefault(name, name),  # ten thousand commits of a few hundred people
         committed_at=moment(seconds.decode(errors="replace")),
         source="api" if by_api else "git",
         subject=clean(subject),
+        email=known.setdefault(email, email),
     )
     parent = parents[:40].decode(errors="replace") or None
-    return RawCommit(commit=commit, parent=parent, changes=changes)
+    return RawCommit(commit, parent, changes, trailers=_trailers(trailers) if trailers else {})
+
+
+def _trailers(lines: bytes) -> dict[str, str]:
+    """Read `<name>: <value>` lines, the names in any case, as people write them. Of two values the later one counts."""
+    names = {name.lower(): name for name in TRAILERS}
+    said = (line.partition(b":") for line in lines.split(b"\n") if line)
+    return {names[key]: clean(value) for name, _, value in said if (key := clean(name).lower()) in names}
 
 
 def path_change(description: bytes, path: bytes) -> PathChange:
