@@ -27,6 +27,7 @@ from reconciler.core.entities import (
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
 from reconciler.core.lease import Lease
+from reconciler.core.ownership import Ruling
 from reconciler.core.routes import Name, RoutingTable
 from reconciler.spec import HubSource, LocalSource
 
@@ -39,11 +40,16 @@ class Reading:
     (rewritten history) or was not given: then only comparing trees tells what is new.
 
     `trouble` says why this is only what was last fetched: the repository does not answer. None where it is the newest.
+
+    `held` are the changes that do not count (`core.ownership`) and are the newest of their files; `rulings` names all
+    commits with paths that do not count on this branch. `tree` is what counts.
     """
 
     tree: Tree
     changes: tuple[FileChange, ...] | None
     trouble: str | None = None
+    held: tuple[FileChange, ...] = ()
+    rulings: frozenset[Ruling] = frozenset()
 
 
 class Source(Protocol):
@@ -123,6 +129,8 @@ class LedgerState:
     carried: Carried | None = None
     cases: tuple[Case, ...] = ()
     """The open ones, oldest first."""
+    rulings: frozenset[Ruling] = frozenset()
+    """What of the branch up to `revision` does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +158,7 @@ class Advance:
     `carried` takes the place of what the ledger has of it; None leaves that.
     `cases` are those that were opened, changed or closed, in the branch's order; one that has a verdict got it in this
     pass. `restored` are closed ones that git notes told of.
+    `rulings` take the place of what the ledger has of them; None leaves that.
     """
 
     revision: str | None
@@ -161,11 +170,12 @@ class Advance:
     carried: Carried | None = None
     cases: Sequence[Case] = ()
     restored: Sequence[Case] = ()
+    rulings: frozenset[Ruling] | None = None
 
     def moves(self, revision: str | None) -> bool:
         """Say whether this changes what `Ledger.load` gives, for a ledger at `revision`."""
         anew = (self.records, self.events, self.load_times, self.carried, self.cases)
-        return any(anew) or self.revision != revision
+        return any(anew) or self.rulings is not None or self.revision != revision
 
 
 class Ledger(Protocol):

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from reconciler.errors import SettingsError
+from reconciler.names import is_user_id
 from reconciler.spec import Limits, UpdateStrategy
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -56,6 +57,42 @@ class PathSettings(_Section):
     private_root: str = "/private"
 
 
+def _checked_users(users: tuple[str, ...]) -> tuple[str, ...]:
+    for user in users:
+        if user != "*" and not is_user_id(user):
+            raise PydanticCustomError("no_user", "each user is a user id, or * for whoever may write everywhere")
+    return users
+
+
+Users = Annotated[tuple[str, ...], AfterValidator(_checked_users)]
+Authors = dict[Annotated[str, Field(pattern=r"^[^\s<>@]{1,100}@[^\s<>@]{1,150}$")], Users]
+"""Who may write what: users by the e-mail address of a commit's author."""
+
+
+class OwnershipSettings(_Section):
+    """Whose commits count in `users/<u>/`. Files and folders are relative to the state folder."""
+
+    policy: Literal["trust_branch", "author_map", "signed"] = "trust_branch"
+    authors: Authors = Field(default_factory=dict)
+    authors_file: str | None = None
+    signers: str | None = None
+    signing_key: str = "signing-key"
+    platform_keys: tuple[str, ...] = ()
+    since: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+
+    @model_validator(mode="after")
+    def _says_who(self) -> Self:
+        if self.policy == "author_map" and not self.authors and self.authors_file is None:
+            raise PydanticCustomError(
+                "no_authors", "the policy author_map needs authors or authors_file, or nobody's commits would count"
+            )
+        if self.policy == "signed" and self.signers is None:
+            raise PydanticCustomError(
+                "no_signers", "the policy signed needs signers (a folder with keys), or nobody's commits would count"
+            )
+        return self
+
+
 class SpecRepoSettings(_Section):
     """The spec repository. Without `url` it is the embedded bare repository `specs.git` in the state folder.
 
@@ -71,6 +108,7 @@ class SpecRepoSettings(_Section):
     ca_file: str | None = None
     ssh_key_file: str | None = None
     known_hosts_file: str | None = None
+    ownership: OwnershipSettings = OwnershipSettings()
 
     @field_validator("url")
     @classmethod

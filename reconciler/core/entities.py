@@ -83,13 +83,17 @@ class ChangeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """One commit's effect on one spec file. `before` and `after` are None where the file is absent."""
+    """One commit's effect on one spec file. `before` and `after` are None where the file is absent.
+
+    `held` says why it has no effect: whoever wrote it may not. Then `after` is what the file was to be.
+    """
 
     kind: ChangeKind
     identity: Identity
     commit: Commit
     before: SpecFile | None
     after: SpecFile | None
+    held: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

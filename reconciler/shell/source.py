@@ -18,12 +18,14 @@ from typing import Self, TypeVar
 from reconciler.core.entities import Commit, Declared, Entry, FileChange, SpecFile, Tree
 from reconciler.core.history import API_EMAIL, API_NAME, TRAILERS, History, PathChange, RawCommit
 from reconciler.core.identity import Carried, moment
+from reconciler.core.ownership import Rulings, recalled
 from reconciler.errors import Moved, SourceUnreachable
 from reconciler.ports import Reading
 from reconciler.settings import Settings
 from reconciler.shell.access import Access
 from reconciler.shell.fetching import IMPATIENT_PAUSE_S, LONGEST_PAUSE_S, Fetcher
 from reconciler.shell.git import Git, Outcome, clean, is_object_id, tells_of_damage
+from reconciler.shell.ownership import Ownership, Recall
 
 T = TypeVar("T")
 
@@ -53,6 +55,11 @@ LOG = (
     "--diff-merges=first-parent", "--ignore-submodules=none", "--no-show-signature", "--no-notes", "--no-color",
     "--format=" + "%x00".join(_COMMIT_FIELDS),
 )  # fmt: skip
+
+
+def folder_of(url: str, home: Path) -> Path:
+    """Say where the repository `url` is read: a local one in place, a remote one in its mirror below `home`."""
+    return home / MIRROR_FOLDER if is_remote(url) else Path(url).absolute()
 
 
 def is_remote(url: str) -> bool:
@@ -85,10 +92,12 @@ class GitSource:
         timeout_s: float = 30,
         access: Access | None = None,
         patience_s: float = PATIENCE_S,
+        ownership: Ownership | None = None,
     ) -> None:
         """Read `branch` of `url`. `timeout_s` limits each git command, not a whole read.
 
-        `patience_s` is how long a reader waits for a remote of which there is a copy.
+        `patience_s` is how long a reader waits for a remote of which there is a copy. `ownership` rules upon commits;
+        without it all of them count.
 
         Credentials belong into `access`: git itself shows a URL's in its process list.
         """
@@ -98,7 +107,9 @@ class GitSource:
         self._patience_s = patience_s
         self._config = {f"remote.{_REMOTE_NAME}.url": url} if self.remote else {}
         self._access = access
-        self.git = self._at(home / MIRROR_FOLDER if self.remote else Path(url).absolute())
+        self._ownership = ownership
+        self._doubt: _Doubt | None = None
+        self.git = self._at(folder_of(url, home))
         self._lock = threading.Lock()
         self._carried: Carried | None = None
         self._failed_at, self._failure = -math.inf, ""
@@ -108,12 +119,16 @@ class GitSource:
         self._healed_at: float | None = None
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """Give the source that the configuration names."""
-        repo = settings.spec_repo
-        access = Access.from_settings(settings)
+    def from_settings(cls, settings: Settings, recall: Recall = Rulings) -> Self:
+        """Give the source that the configuration names. `recall` tells what earlier passes ruled upon commits."""
+        repo, url, home = settings.spec_repo, settings.spec_repo_url, settings.home
         return cls(
-            settings.spec_repo_url, home=settings.home, branch=repo.branch, timeout_s=repo.timeout_s, access=access
+            url,
+            home=home,
+            branch=repo.branch,
+            timeout_s=repo.timeout_s,
+            access=Access.from_settings(settings),
+            ownership=Ownership.from_settings(settings, folder_of(url, home), recall),
         )
 
     def read(self, since: str | None, carried: Carried | None = None) -> Reading:
@@ -133,8 +148,16 @@ class GitSource:
                 trouble = f"the spec repository does not answer, so its last known revision counts: {trouble}"
             else:
                 self._advance()
-            changes = self._history.changes_since(since) if since is not None else None
-            return Reading(tree=self._history.tree, changes=changes, trouble=trouble)
+            if self._doubt is not None:
+                trouble = self._doubt.why
+            history = self._history
+            return Reading(
+                tree=history.tree,
+                changes=history.changes_since(since) if since is not None else None,
+                trouble=trouble,
+                held=history.standing,
+                rulings=history.rulings,
+            )
 
     def hurry(self) -> None:
         """Keep `ports.Source.hurry`."""
@@ -195,9 +218,22 @@ class GitSource:
             return self._history.life_of(model_key)
 
     @property
+    def is_ruled(self) -> bool:
+        """Say whether commits are ruled upon: then what counts may differ from what the branch holds."""
+        return self._ownership is not None
+
+    def refuse_if_doubtful(self) -> None:
+        """Raise SourceUnreachable where nobody vouches for a branch that was rewritten."""
+        if self._ownership is not None:
+            with self._alone():
+                self._advance()
+                if self._doubt is not None:
+                    raise SourceUnreachable(self._doubt.why)
+
+    @property
     def trouble(self) -> str | None:
-        """Why the remote could not be fetched the last time; None where it could."""
-        return self._fetcher.trouble
+        """Why the remote could not be fetched the last time, or why its branch does not count; None where all is well."""
+        return self._fetcher.trouble or (self._doubt.why if self._doubt is not None else None)
 
     def fetched_at(self) -> datetime | None:
         """Say when the mirror was last brought up to date (UTC); None for a local repository, or if it never was."""
@@ -432,16 +468,34 @@ class GitSource:
 
     def _follow_head(self) -> None:
         head = self.git.head(self.branch)
-        if head == self._history.head:
+        if self._doubt is not None and self._doubt.head != head:
+            self._doubt = None
+        if head == self._history.head or (self._doubt is not None and self._history.head is not None):
             return
         if head is None:
             self._history = History(carried=self._carried)
             return
         try:
-            self._extend(self._history, head)
+            if self._history.head is not None:
+                self._extend(self._history, head)
+                return
         except _NotContinued:
-            rebuilt = History(carried=self._carried)
+            pass
+        self._begin_anew(head)
+
+    def _begin_anew(self, head: str) -> None:
+        rebuilt = History(carried=self._carried)
+        try:
             self._extend(rebuilt, head)
+        except _Doubt as doubt:
+            if self._history.head is None:
+                try:
+                    self._extend(rebuilt, doubt.known)  # what a forced push drops stays in the repository for a while
+                except (_NotContinued, SourceUnreachable):
+                    raise SourceUnreachable(doubt.why) from None
+                self._history = rebuilt
+            self._doubt = doubt
+        else:
             self._history = rebuilt
 
     def _extend(self, history: History, head: str) -> None:
@@ -450,11 +504,42 @@ class GitSource:
             raise SourceUnreachable("git log gave an answer that cannot be read")
         if history.head is not None and raw[0].parent != history.head:
             raise _NotContinued
+        raw = self._ruled(raw) if history.head is not None else self._ruled_anew(raw)
         try:
             history.extend(raw)
         except ValueError as error:
             self._history = History(carried=self._carried)
             raise SourceUnreachable(f"the history of branch {self.branch} cannot be read: {error}") from None
+
+    def _ruled(self, commits: list[RawCommit]) -> list[RawCommit]:
+        return commits if self._ownership is None else self._ownership.rule(commits)
+
+    def _ruled_anew(self, commits: list[RawCommit]) -> list[RawCommit]:
+        """Rule upon a whole branch: as before up to where that was done, anew beyond. Raises _Doubt."""
+        if self._ownership is None:
+            return commits
+        rulings = self._ownership.recall()
+        places = {raw.commit.sha: place for place, raw in enumerate(commits)}
+        known = [places.get(sha, -1) for sha in (rulings.revision, self._ownership.since) if sha is not None]
+        if rulings.revision is not None and rulings.revision not in places:
+            known.append(places[self._voucher(commits, rulings.revision)])
+        done = max(known, default=-1) + 1
+        return [*recalled(commits[:done], rulings), *self._ruled(commits[done:])]
+
+    def _voucher(self, commits: list[RawCommit], known: str) -> str:
+        """Give the newest commit by an admin of those that a rewritten branch has and `known` does not. Raises _Doubt.
+
+        One that `known` has vouches for nothing: whoever winds the branch back to it did not make it.
+        """
+        head = commits[-1].commit.sha
+        listed = self.git.attempt("rev-list", "--first-parent", "--end-of-options", head, f"^{known}", "--")
+        new = set(listed.out.decode(errors="replace").split())
+        mine = [raw for raw in commits if raw.commit.sha in new or listed.status != 0]
+        standings = self._ownership.standings(mine) if self._ownership is not None else {}
+        for raw in reversed(mine):
+            if standings[raw.commit.sha].is_admin:
+                return raw.commit.sha
+        raise _Doubt(head, known)
 
     def _log(self, old: str | None, head: str) -> bytes:
         """List the branch's commits after `old` up to `head`, oldest first, with what each changed."""
@@ -474,6 +559,20 @@ def _past(history: History, sha: str) -> Past:
 
 class _NotContinued(Moved):
     """The branch's head does not descend, by first parents, from what was read before."""
+
+
+class _Doubt(Moved):
+    """The branch was rewritten, and nobody who may write everywhere stands for that. `known` is what counts instead."""
+
+    def __init__(self, head: str, known: str) -> None:
+        self.head = head
+        self.known = known
+        self.why = (
+            f"the branch was rewritten from {known[:12]} to {head[:12]}, and nobody who may write everywhere stands "
+            f"for that, so {known[:12]} counts; right would be an admin's commit on top (which takes all that is there "
+            "as it stands), or the old branch again"
+        )
+        super().__init__(self.why)
 
 
 def parse_log(out: bytes) -> list[RawCommit]:

@@ -1,0 +1,218 @@
+"""Whose commits count: `users/<u>/` is written by those who may, and what others bring is held. Pure.
+
+A commit has one person who answers for all that it changed against its first parent (`Standing`); a merge's is whoever
+made the merge. What that person may not write does not count: the file stays what the last commit that counts made of
+it. Rulings are made once, when a commit is first seen, and remembered (`Rulings`): a key that is taken away later
+stops new commits, and leaves what runs as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
+
+from reconciler.core.entities import Commit
+from reconciler.core.history import ACCEPT, API_EMAIL, API_NAME, OVERRIDE_FREEZE, PathChange, RawCommit
+from reconciler.names import RULES_FILE, user_of_path
+
+Policy: TypeAlias = Literal["trust_branch", "author_map", "signed"]
+
+ADMINS = "*"
+"""In the place of a user: whoever may write everywhere."""
+
+FORGE = "@forge"
+"""Owner of a code host's key: it signs merges for others, and the author's e-mail says for whom."""
+
+PLATFORM = "@platform"
+"""Owner of the keys that the API signs its commits with."""
+
+API_ADMIN = "admin"
+API_DOMAIN = "@users.argus"
+"""The API writes its caller's name into the author's e-mail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What git says of a commit's signature: the letter of its `%G?`, and the fingerprint of the key (GPG: primary)."""
+
+    status: str
+    key: str | None = None
+
+    @property
+    def is_good(self) -> bool:
+        """Say whether it is a registered key's and was valid when the commit was made."""
+        return self.status == "G" and self.key is not None
+
+
+UNSIGNED = Signature("N")
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What the configuration says: how commits are judged, and who may write what.
+
+    `authors` holds, by e-mail in lower case, users or `ADMINS`; `keys`, by fingerprint, users, `ADMINS`, `FORGE` or
+    `PLATFORM`.
+    """
+
+    policy: Policy
+    authors: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
+    keys: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Who answers for a commit and what that lets it write. `who` says it in words, `right` what would be right."""
+
+    who: str
+    users: frozenset[str] = frozenset()
+    right: str = ""
+
+    @property
+    def is_admin(self) -> bool:
+        """Say whether it may write everywhere."""
+        return ADMINS in self.users
+
+    def may_write(self, path: str) -> bool:
+        """Say whether a commit of this standing counts at `path`."""
+        return not is_owned(path) or self.is_admin or user_of_path(path) in self.users
+
+
+Ruling: TypeAlias = tuple[str, str]
+"""A commit's full SHA and a path (`spelt`) at which it does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rulings:
+    """What earlier passes ruled: every commit of the branch up to `revision` counts, but for what `held` names."""
+
+    revision: str | None = None
+    held: frozenset[Ruling] = frozenset()
+
+
+def is_owned(path: str) -> bool:
+    """Say whether it matters who writes `path`."""
+    return path == RULES_FILE or user_of_path(path) is not None
+
+
+def spelt(path: str) -> str:
+    """Spell a path in ASCII, as rulings are kept."""
+    return path.encode("ascii", "backslashreplace").decode()
+
+
+def is_judged(raw: RawCommit) -> bool:
+    """Say whether anything hangs on who made a commit."""
+    return bool(raw.trailers) or any(is_owned(change.path) for change in raw.changes)
+
+
+def needs_signature(commit: Commit, policy: Policy) -> bool:
+    """Say whether a commit's signature is looked at: under `author_map` only of those that say they are the API's."""
+    return policy == "signed" or claims_platform(commit)
+
+
+def claims_platform(commit: Commit) -> bool:
+    """Say whether a commit's committer is the API's. Whoever can push can write that, so it proves nothing."""
+    return commit.source == "api"
+
+
+def standing(commit: Commit, rights: Rights, signature: Signature) -> Standing:
+    """Say who answers for a commit."""
+    owners = rights.keys.get(signature.key or "", frozenset()) if signature.is_good else frozenset()
+    if PLATFORM in owners and claims_platform(commit):
+        return _caller(commit)
+    if claims_platform(commit):
+        return Standing(
+            f"{_author(commit)}, with the committer {API_NAME} <{API_EMAIL}> but without the platform's signature",
+            right="a request to the API, or a commit of one's own",
+        )
+    if rights.policy == "author_map":
+        return _by_mail(commit, rights)
+    if FORGE in owners:
+        return _by_mail(commit, rights)
+    users = owners - {PLATFORM}
+    if users:
+        return Standing(f"{_author(commit)}, signed with a key of {_listed(users)}", users, _RIGHT_SIGNED)
+    return Standing(f"{_author(commit)}, {_flaw(signature)}", right=_RIGHT_SIGNED)
+
+
+def ruled(commits: Sequence[RawCommit], standings: Mapping[str, Standing]) -> list[RawCommit]:
+    """Give commits with what does not count of them. `standings` has those of all that are judged, by SHA."""
+    return [_ruled(raw, standings[raw.commit.sha]) if is_judged(raw) else raw for raw in commits]
+
+
+def recalled(commits: Sequence[RawCommit], rulings: Rulings) -> list[RawCommit]:
+    """Give commits that were ruled upon before."""
+    touched = {sha for sha, _ in rulings.held}
+    return [_recalled(raw, rulings) if raw.commit.sha in touched else raw for raw in commits]
+
+
+def rulings_of(commits: Sequence[RawCommit]) -> frozenset[Ruling]:
+    """Give what does not count of commits."""
+    return frozenset((raw.commit.sha, spelt(path)) for raw in commits for path in raw.held)
+
+
+def _ruled(raw: RawCommit, who: Standing) -> RawCommit:
+    held = {change.path: _why(change, who) for change in raw.changes if not who.may_write(change.path)}
+    said = raw.trailers.get(ACCEPT, "").split()
+    accepted = tuple(path for path in said if is_owned(path) and who.may_write(path))
+    trailers = {
+        name: value
+        for name, value in raw.trailers.items()
+        if name != ACCEPT and (who.is_admin or name not in _ADMINS_ONLY)
+    }
+    return replace(raw, held=held, accepted=accepted, trailers=trailers)
+
+
+def _recalled(raw: RawCommit, rulings: Rulings) -> RawCommit:
+    sha = raw.commit.sha
+    held = {change.path: "held when it came" for change in raw.changes if (sha, spelt(change.path)) in rulings.held}
+    return replace(raw, held=held)
+
+
+def _why(change: PathChange, who: Standing) -> str:
+    user_id = user_of_path(change.path)
+    whose = f"which belongs to {user_id}" if user_id else "which only admins may write"
+    did = "removed" if change.after is None else "added" if change.before is None else "changed"
+    by = f"a commit by {user_id} or an admin" if user_id else "a commit by an admin"
+    return f"{who.who}, {did} {spelt(change.path)}, {whose}; right would be {by}{': ' if who.right else ''}{who.right}"
+
+
+def _caller(commit: Commit) -> Standing:
+    """Read whom the API acted for. It has seen to it that the caller may write there."""
+    name = commit.email.removesuffix(API_DOMAIN)
+    return Standing(f"{name} by the API", frozenset({ADMINS if name == API_ADMIN else name}))
+
+
+def _by_mail(commit: Commit, rights: Rights) -> Standing:
+    users = rights.authors.get(commit.email.lower(), frozenset())
+    known = f"who may write for {_listed(users)}" if users else "whose e-mail address is not registered"
+    return Standing(f"{_author(commit)}, {known}", users, "an author's address that is registered for that")
+
+
+def _author(commit: Commit) -> str:
+    return f"{commit.author} <{commit.email}>"
+
+
+def _listed(users: frozenset[str]) -> str:
+    return "everybody" if ADMINS in users else ", ".join(sorted(users)[:5])
+
+
+_ADMINS_ONLY = {OVERRIDE_FREEZE}
+
+_RIGHT_SIGNED = "signed (git commit -S) with a key that is registered for that"
+
+_FLAWS = {
+    "N": "not signed",
+    "B": "with a signature that does not match the commit",
+    "X": "signed with a signature that has expired",
+    "Y": "signed with a key that has expired",
+    "R": "signed with a key that was revoked",
+}
+
+
+def _flaw(signature: Signature) -> str:
+    flaw = _FLAWS.get(signature.status)
+    if flaw is None:
+        flaw = "signed with a key that is not registered, or was not valid then"
+    return f"{flaw} ({signature.key})" if signature.key and signature.status != "N" else flaw
