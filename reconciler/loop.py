@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from reconciler.branch import Branch, BranchReader
 from reconciler.chronicle import Chronicle, NoNotes
-from reconciler.core import gates, progress, room, routing, verdicts
+from reconciler.core import gates, ownership, progress, room, routing, verdicts
 from reconciler.core.arrivals import arrivals, held_back
 from reconciler.core.cases import Case
 from reconciler.core.desired import Wanted, desired
@@ -89,7 +89,8 @@ class Reconciler:
         what is then true.
         """
         now, delays_s = self.clock(), self.rules.retry_delays_s
-        known = self.ledger.load()
+        last = self.ledger.load()
+        known = replace(last, records=ownership.unmarked(last.records))
         branch = self._reader.read(known, now)
         past = self._past(known)
         seen = self._reached(known.records, self.runtime.observe())
@@ -104,13 +105,14 @@ class Reconciler:
         outcome = progress.decided(records, decided, now, delays_s)
         self._act(decided, outcome, seen, now)
 
-        holds = gates.events(known.records, outcome.records, now)
+        told = ownership.marked(outcome.records, branch.held, last.records, now)
+        holds = gates.events(last.records, told, now)
         events = branch.rewritten + branch.requests(now) + holds + have.events + outcome.events
         self.ledger.record(
             known.base,
             Advance(
                 revision=branch.tree.revision,
-                records=progress.stamped(known.records, outcome.records, now),
+                records=progress.stamped(last.records, told, now),
                 events=events,
                 users=branch.tree.users,
                 status=_status(seen, branch, now, self._chronicle.error),
@@ -118,12 +120,13 @@ class Reconciler:
                 carried=branch.carried,
                 cases=self._judge(known, branch, want=want, decided=decided, outcome=outcome, past=past, now=now),
                 restored=past,
+                rulings=branch.rulings if branch.rulings != known.rulings else None,
             ),
         )
         self._chronicle.publish(now)
         for event in events:
             log.info("%s %s at %s by %s", event.event_type, event.model_key, event.commit[:12], event.author)
-        return progress.Progress(outcome.records, events)
+        return progress.Progress(told, events)
 
     def look(self) -> None:
         """Read what a pass would, and change nothing: whoever waits for the lease stays connected and warm.

@@ -70,6 +70,11 @@ def split_path(path: str) -> SpecName | None:
     return SpecName(user_id, suffix) if is_user_id(user_id) and is_suffix(suffix) else None
 
 
+def spelt(path: str) -> str:
+    """Spell a path of the repository in ASCII, whatever bytes git has there."""
+    return path.encode("ascii", "backslashreplace").decode()
+
+
 def user_of_path(path: str) -> str | None:
     """Give the user in whose folder `path` lies; None outside `users/<user_id>/`."""
     parts = path.split("/")

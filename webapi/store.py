@@ -16,13 +16,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
 from reconciler.core import rewrites
 from reconciler.core.entities import Commit, Entry, FileChange, Identity, Record, Tree
-from reconciler.core.history import API_EMAIL, API_NAME, PathChange, RawCommit
+from reconciler.core.history import ACCEPT, API_EMAIL, API_NAME, PathChange, RawCommit
 from reconciler.core.identity import Carried, moment
 from reconciler.errors import ArgusError, Moved, SourceUnreachable
 from reconciler.names import split_path
@@ -111,13 +111,17 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """The branch at one commit, around one path: the trees from the root down, and the file."""
+    """The branch at one commit, around one path: the trees from the root down, and the file.
+
+    `entry` and `content` are what counts (`core.ownership`), `stands` what git has: the same, unless that is held.
+    """
 
     head: str | None
     committed_at: int
     trees: tuple[bytes, ...]
     content: bytes | None
     entry: Entry | None
+    stands: Entry | None
 
 
 @dataclass(slots=True)
@@ -144,8 +148,11 @@ class SpecStore:
         *,
         clock: Callable[[], float] = time.time,
         stale_lock_s: float = STALE_LOCK_S,
+        sign: Callable[[bytes], bytes] | None = None,
     ) -> None:
         """Write to the repository of `source`. `clock` gives seconds since the epoch.
+
+        `sign` puts the platform's signature into a commit object; without it commits are not signed.
 
         `ledger` is asked for identities that history does not tell any more; without one, only history counts.
         `stale_lock_s` is the age in seconds from which a lock file of git's counts as left behind by a killed process.
@@ -157,6 +164,7 @@ class SpecStore:
         self._judged: tuple[str, str | None] | None = None
         self._clock = clock
         self._stale_lock_s = stale_lock_s
+        self._sign = sign
         self._turn = threading.Lock()
 
     @property
@@ -196,6 +204,8 @@ class SpecStore:
     def text(self, path: str) -> bytes | None:
         """Give a file's content at the head that `read` gives, cut to `MAX_BLOB_BYTES` + 1; None where there is none.
 
+        It is what counts: of a file that is held (`core.ownership`), what was accepted last.
+
         Raises SourceUnreachable, and ValueError on a path that nobody may write.
         """
         _checked(path)
@@ -204,6 +214,9 @@ class SpecStore:
         return self._source.healing(lambda: self._text(path))
 
     def _text(self, path: str) -> bytes | None:
+        if self._source.is_ruled and split_path(path) is not None:
+            _, file = self._source.at(path)
+            return self._git.blobs([file.blob], MAX_BLOB_BYTES)[file.blob] if file else None
         [found] = self._git.describe([f"refs/heads/{self._source.branch}:{path}"])
         if found is None or found.kind != "blob":
             return None
@@ -321,7 +334,9 @@ class SpecStore:
         path, model_key = wanted.path, wanted.model_key
         self._source.fetch_for_write()
         self._settle_identities()
+        self._source.refuse_if_doubtful()
         seen = self._source.healing(lambda: self._look(path))
+        seen = self._as_it_counts(seen, path) if seen is not None else None
         if seen is None:
             return None
         before = seen.content
@@ -336,14 +351,19 @@ class SpecStore:
         after = wanted.change(before)
         if before != seen.content and after is not None:
             raise Moved(f"{path} is another model's file now")
-        if after == before and (before is None or (seen.entry and seen.entry.mode == PLAIN)):
+        is_same = after == before and (before is None or (seen.entry and seen.entry.mode == PLAIN))
+        if is_same and seen.stands == seen.entry:
             return self._unchanged(seen, path)
         if wanted.first is None:
             wanted.first = seen
         elif wanted.first.entry != seen.entry:
             raise Overtaken(path, self._last_change(wanted.first.head, path), self._last_change(seen.head, path))
         line = wanted.subject if isinstance(wanted.subject, str) else wanted.subject(before, after)
-        message = "\n\n".join(part for part in (scrub(line), wanted.body.strip()) if part)
+        body = wanted.body.strip()
+        if seen.stands != seen.entry and seen.stands == _plain(after):
+            # Git has it so already, and that is held: no change of the file could say that it is meant.
+            body = f"{body}\n{ACCEPT}: {path}".strip()
+        message = "\n\n".join(part for part in (scrub(line), body) if part)
         made = self._commit(seen, path, after, wanted.author, message)
         if not self._source.publish(made.commit.sha, seen.head):
             return None
@@ -368,7 +388,7 @@ class SpecStore:
         head, *above, file = self._git.describe([f"{ref}^{{commit}}", f"{ref}^{{tree}}", *places, f"{ref}:{path}"])
         if head is None:
             born = self._git.head(self._source.branch)  # raises where the branch is damaged
-            return _Seen(None, 0, (b"",) * len(above), None, None) if born is None else None
+            return _Seen(None, 0, (b"",) * len(above), None, None, None) if born is None else None
         if any(found is not None and found.kind != "tree" for found in above) or (file and file.kind != "blob"):
             raise NotAFileError(f"{path} cannot be written: the repository has something else in its place")
         there = [found.id for found in above if found]
@@ -383,7 +403,22 @@ class SpecStore:
         content = None
         if file:
             content = contents[-1] if small else self._git.blobs([file.id], MAX_BLOB_BYTES)[file.id]
-        return _Seen(head.id, _committed_at(commit), trees, content, entries[-1])
+        return _Seen(head.id, _committed_at(commit), trees, content, entries[-1], entries[-1])
+
+    def _as_it_counts(self, seen: _Seen, path: str) -> _Seen | None:
+        """Put what counts at a spec's path in the place of what is held there; None where the branch has moved on.
+
+        A change that was asked for here must not bring a stranger's with it.
+        """
+        if not self._source.is_ruled or seen.head is None or split_path(path) is None:
+            return seen
+        revision, file = self._source.at(path)
+        if revision != seen.head:
+            return None
+        counts = Entry(file.mode, file.blob) if file else None
+        if file is None or counts == seen.entry:
+            return seen if counts == seen.entry else replace(seen, entry=None, content=None)
+        return replace(seen, entry=counts, content=self._git.blobs([file.blob], MAX_BLOB_BYTES)[file.blob])
 
     def _commit(self, seen: _Seen, path: str, after: bytes | None, author: str, message: str) -> RawCommit:
         """Store a commit on top of what was seen."""
@@ -393,7 +428,7 @@ class SpecStore:
         if after is not None:
             objects.append(("blob", after))
             entry = TreeEntry(FILE_MODE, name, bytes.fromhex(object_id("blob", after)))
-        written = Entry(PLAIN, entry.id.hex()) if entry else None
+        written = _plain(after)
         # From the file's folder up to the root. A folder without entries is none, but for the root.
         levels = zip(reversed(seen.trees), reversed([*folders, name]), reversed([b"", *folders]), strict=True)
         for tree, child, parent in levels:
@@ -413,6 +448,8 @@ class SpecStore:
             f"{message}\n",
         ]
         content = "\n".join(lines).encode()
+        if self._sign is not None:
+            content = self._sign(content)
         objects.append(("commit", content))
         self._git.write_objects(objects)
         sha = object_id("commit", content)
@@ -439,6 +476,11 @@ class SpecStore:
             return None
         out = self._git.run("log", "-1", "--first-parent", "--format=%H", "--end-of-options", head, "--", path)
         return out.decode().strip() or None
+
+
+def _plain(content: bytes | None) -> Entry | None:
+    """Give what a tree holds where a file with this content was written."""
+    return Entry(PLAIN, object_id("blob", content)) if content is not None else None
 
 
 def _entry(tree: bytes, name: str) -> Entry | None:

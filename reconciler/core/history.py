@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from reconciler.core.entities import ChangeKind, Commit, Declared, Entry, FileChange, Identity, SpecFile, Tree
 from reconciler.core.identity import Carried, Fingerprint, Keys, fingerprint, identity_of
-from reconciler.names import RULES_FILE, split_path, user_of_path
+from reconciler.names import RULES_FILE, spelt, split_path, user_of_path
 
 API_NAME = "Argus"
 API_EMAIL = "argus@localhost"
@@ -167,7 +167,7 @@ class History:
 
     @property
     def rulings(self) -> frozenset[tuple[str, str]]:
-        """What does not count on this branch: commits' SHAs with paths, any path."""
+        """What does not count on this branch (`ownership.Ruling`)."""
         return frozenset(self._rulings)
 
     @property
@@ -228,6 +228,7 @@ class History:
             else:
                 self._standing.pop(change.path, None)
                 self._apply(raw.commit, change)
+        self._rulings |= {(raw.commit.sha, spelt(name)) for name in raw.held}
         for path in raw.accepted:
             if path in self._standing:
                 self._apply(raw.commit, PathChange(path, None, self._standing.pop(path)))
@@ -248,7 +249,6 @@ class History:
 
     def _hold(self, commit: Commit, change: PathChange, why: str) -> None:
         """Tell of a change that does not count."""
-        self._rulings.add((commit.sha, change.path))
         now = self._files.get(change.path)
         if change.after == (Entry(now.mode, now.blob) if now else None) and split_path(change.path):
             self._standing.pop(change.path, None)  # it is as it was: nothing that stands is held

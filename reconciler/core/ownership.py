@@ -8,13 +8,14 @@ stops new commits, and leaves what runs as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Literal, TypeAlias
 
-from reconciler.core.entities import Commit
+from reconciler.core.entities import Commit, FileChange, Held, HoldKind, Record, State
 from reconciler.core.history import ACCEPT, API_EMAIL, API_NAME, OVERRIDE_FREEZE, PathChange, RawCommit
-from reconciler.names import RULES_FILE, user_of_path
+from reconciler.names import RULES_FILE, spelt, user_of_path
 
 Policy: TypeAlias = Literal["trust_branch", "author_map", "signed"]
 
@@ -80,7 +81,7 @@ class Standing:
 
 
 Ruling: TypeAlias = tuple[str, str]
-"""A commit's full SHA and a path (`spelt`) at which it does not count."""
+"""A commit's full SHA, and a path (`names.spelt`) or a trailer of it that does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,6 @@ class Rulings:
 def is_owned(path: str) -> bool:
     """Say whether it matters who writes `path`."""
     return path == RULES_FILE or user_of_path(path) is not None
-
-
-def spelt(path: str) -> str:
-    """Spell a path in ASCII, as rulings are kept."""
-    return path.encode("ascii", "backslashreplace").decode()
 
 
 def is_judged(raw: RawCommit) -> bool:
@@ -144,30 +140,62 @@ def ruled(commits: Sequence[RawCommit], standings: Mapping[str, Standing]) -> li
 def recalled(commits: Sequence[RawCommit], rulings: Rulings) -> list[RawCommit]:
     """Give commits that were ruled upon before."""
     touched = {sha for sha, _ in rulings.held}
-    return [_recalled(raw, rulings) if raw.commit.sha in touched else raw for raw in commits]
+    return [_recalled(raw, rulings) if raw.trailers or raw.commit.sha in touched else raw for raw in commits]
 
 
-def rulings_of(commits: Sequence[RawCommit]) -> frozenset[Ruling]:
-    """Give what does not count of commits."""
-    return frozenset((raw.commit.sha, spelt(path)) for raw in commits for path in raw.held)
+def unmarked(records: Mapping[str, Record]) -> dict[str, Record]:
+    """Give records without the word on what is held: it is shown, and decides nothing."""
+    return {key: replace(record, held=None) if _is_marked(record) else record for key, record in records.items()}
+
+
+def marked(
+    records: Mapping[str, Record], held: Iterable[FileChange], before: Mapping[str, Record], now: datetime
+) -> dict[str, Record]:
+    """Give records that say which newer change of theirs is held. One that a gate holds back says that instead.
+
+    `before` are the records of the last pass: a hold that goes on keeps its time.
+    """
+    after = dict(records)
+    for change in held:
+        key, record = change.identity.model_key, records.get(change.identity.model_key)
+        if record is None or record.held is not None or change.held is None or record.state in _GONE:
+            continue
+        had = before[key].held if key in before else None
+        goes_on = had is not None and (had.kind, had.commit.sha) == (HoldKind.POLICY, change.commit.sha)
+        since = had.since if had is not None and goes_on else now
+        after[key] = replace(
+            record, held=Held(HoldKind.POLICY, change.held, since, change.commit, removes=change.after is None)
+        )
+    return after
+
+
+def _is_marked(record: Record) -> bool:
+    return record.held is not None and record.held.kind is HoldKind.POLICY
 
 
 def _ruled(raw: RawCommit, who: Standing) -> RawCommit:
     held = {change.path: _why(change, who) for change in raw.changes if not who.may_write(change.path)}
-    said = raw.trailers.get(ACCEPT, "").split()
-    accepted = tuple(path for path in said if is_owned(path) and who.may_write(path))
-    trailers = {
-        name: value
-        for name, value in raw.trailers.items()
-        if name != ACCEPT and (who.is_admin or name not in _ADMINS_ONLY)
-    }
-    return replace(raw, held=held, accepted=accepted, trailers=trailers)
+    held |= {path: f"{who.who}, may not accept it" for path in _said(raw) if not who.may_write(path)}
+    held |= {name: f"{who.who}, is no admin" for name in raw.trailers.keys() & _ADMINS_ONLY if not who.is_admin}
+    return _with(raw, held)
 
 
 def _recalled(raw: RawCommit, rulings: Rulings) -> RawCommit:
-    sha = raw.commit.sha
-    held = {change.path: "held when it came" for change in raw.changes if (sha, spelt(change.path)) in rulings.held}
-    return replace(raw, held=held)
+    names = (*(change.path for change in raw.changes), *_said(raw), *raw.trailers)
+    return _with(raw, {name: _BEFORE for name in names if (raw.commit.sha, spelt(name)) in rulings.held})
+
+
+def _with(raw: RawCommit, held: Mapping[str, str]) -> RawCommit:
+    accepted = tuple(path for path in _said(raw) if path not in held)
+    if not held and not accepted:
+        return raw
+    trailers = {name: value for name, value in raw.trailers.items() if name not in held}
+    return replace(raw, held=held, accepted=accepted, trailers=trailers)
+
+
+def _said(raw: RawCommit) -> list[str]:
+    """Give the paths that a commit says it accepts."""
+    return [path for path in raw.trailers.get(ACCEPT, "").split() if is_owned(path)]
 
 
 def _why(change: PathChange, who: Standing) -> str:
@@ -198,7 +226,10 @@ def _listed(users: frozenset[str]) -> str:
     return "everybody" if ADMINS in users else ", ".join(sorted(users)[:5])
 
 
+_GONE = {State.DELETING, State.DELETED}
 _ADMINS_ONLY = {OVERRIDE_FREEZE}
+
+_BEFORE = "held when it came"
 
 _RIGHT_SIGNED = "signed (git commit -S) with a key that is registered for that"
 

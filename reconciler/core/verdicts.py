@@ -101,7 +101,10 @@ def _open(docket: _Docket, seen: Seen, exists: Collection[CaseId], before: Mappi
         case = _case(ask.change, now)
         key, sha, is_new = case.model_key, case.commit.sha, case.id not in exists
         current = docket.open.get(key)
-        if (why := _forbidden(seen.wanted.get(key), sha)) is not None:
+        if ask.change.held is not None:
+            if is_new:
+                docket.close(case, Verdict.HELD, ask.change.held)
+        elif (why := _forbidden(seen.wanted.get(key), sha)) is not None:
             if is_new:
                 docket.close(case, Verdict.HELD, why)
         elif ask.says is None:

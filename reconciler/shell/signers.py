@@ -51,8 +51,8 @@ _GPG_LIMIT_S = 30
 class Signers:
     """Keys by fingerprint with their owners, and the files that git and gpg verify with.
 
-    `allowed` is an allowed signers file; `gpg_home` a GNUPGHOME of our own, None where there are no GPG keys. Both lie in
-    `aside`, which goes with this value.
+    `allowed` is an allowed signers file; `gpg_home` a GNUPGHOME of our own, None where there are no GPG keys. Both lie
+    in `aside`, which goes with this value.
     """
 
     owners: Mapping[str, frozenset[str]] = field(hash=False)

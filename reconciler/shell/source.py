@@ -232,7 +232,7 @@ class GitSource:
 
     @property
     def trouble(self) -> str | None:
-        """Why the remote could not be fetched the last time, or why its branch does not count; None where all is well."""
+        """Why the remote could not be fetched the last time, or its branch does not count; None where all is well."""
         return self._fetcher.trouble or (self._doubt.why if self._doubt is not None else None)
 
     def fetched_at(self) -> datetime | None:

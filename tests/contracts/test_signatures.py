@@ -198,7 +198,9 @@ def test_a_key_that_is_added_counts_from_the_next_look(bench: Bench, tmp_path: P
 @needs_ssh
 def test_the_platforms_own_key_is_made_once_and_verifies(bench: Bench) -> None:
     path = bench.folder / "home" / "signing-key"
-    commit = run("git", "cat-file", "commit", bench.clone.commit({"a": "1"}), folder=bench.clone.folder).encode() + b"\n"
+    commit = (
+        run("git", "cat-file", "commit", bench.clone.commit({"a": "1"}), folder=bench.clone.folder).encode() + b"\n"
+    )
     with ThreadPoolExecutor(8) as pool:
         signed = list(pool.map(lambda _: SigningKey(path).sign(commit), range(8)))
     assert len(set(signed)) == 1  # Ed25519 signatures of one key are equal: all eight used the same
