@@ -184,6 +184,8 @@ def _later(error: ArgusError) -> Answer:
     log.warning("%s: %s", error.code, error)
     message = {
         "source_unreachable": "the spec repository does not answer; try again",
+        "branch_in_doubt": "the branch was rewritten, and nobody who may write everywhere stands for that; an admin's "
+        "commit on top of it, or the old branch, puts that right",
         "ledger_unreachable": "the ledger does not answer; try again",
         "moved": "others wrote at the same time, too often in a row; try again",
     }.get(error.code, "something behind the API does not answer; try again")

@@ -19,7 +19,7 @@ from reconciler.core.entities import Commit, Declared, Entry, FileChange, SpecFi
 from reconciler.core.history import API_EMAIL, API_NAME, TRAILERS, History, PathChange, RawCommit
 from reconciler.core.identity import Carried, moment
 from reconciler.core.ownership import Rulings, recalled
-from reconciler.errors import Moved, SourceUnreachable
+from reconciler.errors import BranchInDoubt, Moved, SourceUnreachable
 from reconciler.ports import Reading
 from reconciler.settings import Settings
 from reconciler.shell.access import Access
@@ -223,12 +223,12 @@ class GitSource:
         return self._ownership is not None
 
     def refuse_if_doubtful(self) -> None:
-        """Raise SourceUnreachable where nobody vouches for a branch that was rewritten."""
+        """Raise BranchInDoubt where nobody vouches for a branch that was rewritten."""
         if self._ownership is not None:
             with self._alone():
                 self._advance()
                 if self._doubt is not None:
-                    raise SourceUnreachable(self._doubt.why)
+                    raise BranchInDoubt(self._doubt.why)
 
     @property
     def trouble(self) -> str | None:
@@ -492,7 +492,7 @@ class GitSource:
                 try:
                     self._extend(rebuilt, doubt.known)  # what a forced push drops stays in the repository for a while
                 except (_NotContinued, SourceUnreachable):
-                    raise SourceUnreachable(doubt.why) from None
+                    raise BranchInDoubt(doubt.why) from None
                 self._history = rebuilt
             self._doubt = doubt
         else:
