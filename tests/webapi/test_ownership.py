@@ -36,6 +36,7 @@ def guarded(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
     app = create_app(settings)
     parts: Parts = app.extensions["argus"]
     yield Api(app, parts, tmp_path)
+    parts.reader._engine.dispose()
 
 
 def counting(api: Api) -> Tree:
