@@ -806,9 +806,9 @@ class TestReading:
         assert (reader.standing(), reader.carried()) == (("d" * 40, "c" * 40), carried)
 
     def test_rulings_are_told_with_the_revision_that_they_reach_to(self, reader: LedgerReader, engine: Engine) -> None:
-        assert reader.rulings() == Rulings()
-        held = frozenset({("c" * 40, "users/alice/a.yaml")})
         ledger = SqlLedger(engine)
+        assert reader.rulings() == Rulings(ledger.load().revision)
+        held = frozenset({("c" * 40, "users/alice/a.yaml")})
         ledger.record(ledger.load().base, Advance(revision="d" * 40, rulings=held))
         assert reader.rulings() == Rulings("d" * 40, held)
 
