@@ -257,6 +257,11 @@ class GitSource:
         with self._lock:
             return self._history.declared(commits)
 
+    def precedes(self, sha: str, other: str) -> bool:
+        """Keep `ports.Source.precedes`."""
+        with self._lock:
+            return self._history.precedes(sha, other)
+
     def removals(self, model_keys: Collection[str]) -> Mapping[str, Commit]:
         """Keep `ports.Source.removals`."""
         with self._lock:
