@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from reconciler.core import brake, gates, holds
 from reconciler.core.brake import Brake
@@ -23,7 +24,7 @@ from reconciler.core.entities import (
     Tree,
 )
 from reconciler.core.gates import Gate, Pending
-from reconciler.core.history import OVERRIDE_FREEZE
+from reconciler.core.history import OVERRIDE_FREEZE, UNBORN
 from reconciler.core.holds import NO_RULES, HoldRules
 from reconciler.names import RULES_FILE
 from reconciler.ports import Source
@@ -66,10 +67,26 @@ class Passed:
     trouble: str | None = None
 
 
+class Blobs(Protocol):
+    """Where content is read."""
+
+    def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
+        """Keep `ports.Source.blobs`."""
+        ...
+
+
+class Past(Protocol):
+    """What commits say."""
+
+    def declared(self, commits: Collection[str]) -> tuple[Declared, ...]:
+        """Keep `ports.Source.declared`."""
+        ...
+
+
 class RulesReader:
     """Reads `argus.yaml`. A version is parsed once: its outcome is remembered by its content."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Blobs) -> None:
         """Read from `source`."""
         self._source = source
         self._parsed: dict[str, HoldRules | RulesRefused] = {}
@@ -128,34 +145,12 @@ class Gatekeeper:
         if not changes:
             return Passed(dict(wanted), events, standing.trouble)
         overridden: dict[str, Declared] = {}
-        after, _ = gates.gated(wanted, changes, self._gates(standing, records, now, overridden))
+        after, _ = gates.gated(
+            wanted,
+            changes,
+            gates_of(self._source, self._rule, standing, records=records, now=now, overridden=overridden),
+        )
         return Passed(after, events + _overridden(changes, overridden, now), standing.trouble)
-
-    def _gates(
-        self, standing: Standing, records: Mapping[str, Record], now: datetime, overridden: dict[str, Declared]
-    ) -> tuple[Gate, ...]:
-        """Give the gates in their order: what one holds back, those after it are not asked about.
-
-        The brake comes last: it counts what would really happen.
-        """
-        rules, said = standing.rules, standing.trouble
-
-        def suspended(changes: Mapping[str, Pending]) -> dict[str, Withheld]:
-            if rules is None:
-                return dict.fromkeys(changes, Withheld(HoldKind.SUSPENDED, said or ""))
-            return holds.suspended(rules, changes)
-
-        def frozen(changes: Mapping[str, Pending]) -> dict[str, Withheld]:
-            held, let = holds.frozen(rules or NO_RULES, changes, now, lambda sha: self._source.declared([sha]))
-            overridden.update(let)
-            return held
-
-        def braked(changes: Mapping[str, Pending]) -> dict[str, Withheld]:
-            removals = {key: change for key, change in changes.items() if change.removes}
-            declared = self._source.declared({change.commit.sha for change in removals.values()})
-            return brake.braked(self._rule, removals, records, declared) if removals else {}
-
-        return suspended, frozen, braked
 
     def _rejected(self, standing: Standing, now: datetime, since: str | None) -> tuple[Event, ...]:
         """Tell of rules that cannot be read, in the pass that first reads them."""
@@ -169,6 +164,44 @@ class Gatekeeper:
         if trouble is not None and trouble != self._told:
             log.warning("%s", trouble)
         self._told = trouble
+
+
+def gates_of(
+    past: Past,
+    rule: Brake,
+    standing: Standing,
+    *,
+    records: Mapping[str, Record],
+    now: datetime,
+    overridden: dict[str, Declared] | None = None,
+) -> tuple[Gate, ...]:
+    """Give the gates in their order: what one holds back, those after it are not asked about.
+
+    The brake comes last: it counts what would really happen. `overridden` is told of what passes in spite of a freeze.
+    A commit that is yet to be made (`UNBORN`) has nothing after it.
+    """
+    rules, trouble = standing.rules, standing.trouble
+
+    def since(commits: Collection[str]) -> tuple[Declared, ...]:
+        return past.declared([sha for sha in commits if sha != UNBORN])
+
+    def suspended(changes: Mapping[str, Pending]) -> dict[str, Withheld]:
+        if rules is None:
+            return dict.fromkeys(changes, Withheld(HoldKind.SUSPENDED, trouble or ""))
+        return holds.suspended(rules, changes)
+
+    def frozen(changes: Mapping[str, Pending]) -> dict[str, Withheld]:
+        held, let = holds.frozen(rules or NO_RULES, changes, now, lambda sha: since([sha]))
+        if overridden is not None:
+            overridden.update(let)
+        return held
+
+    def braked(changes: Mapping[str, Pending]) -> dict[str, Withheld]:
+        removals = {key: change for key, change in changes.items() if change.removes}
+        declared = since({change.commit.sha for change in removals.values()})
+        return brake.braked(rule, removals, records, declared) if removals else {}
+
+    return suspended, frozen, braked
 
 
 def _overridden(changes: Mapping[str, Pending], overridden: Mapping[str, Declared], now: datetime) -> tuple[Event, ...]:

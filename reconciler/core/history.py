@@ -20,6 +20,9 @@ API_NAME = "Argus"
 API_EMAIL = "argus@localhost"
 """The committer of every commit that the API makes; anybody else's commits came by git."""
 
+UNBORN = "0" * 40
+"""The SHA that stands for a commit that would bring a change onto the branch."""
+
 ALLOW_REMOVAL = "Argus-Allow-Removal"
 OVERRIDE_FREEZE = "Argus-Override-Freeze"
 MOST_RULES = 20
