@@ -19,10 +19,11 @@ from reconciler.core.entities import Cluster
 from reconciler.core.history import PathChange
 from reconciler.core.plandata import data
 from reconciler.core.preview import as_if_running, assume_folders, foresee, merged
+from reconciler.gatekeeper import RulesReader, gates_of
 from reconciler.names import split_path
 from reconciler.settings import Settings
 from reconciler.shell.git import Git
-from reconciler.shell.revisions import NoSuchRevision, brought, git_folder, resolve, tree_at
+from reconciler.shell.revisions import NoSuchRevision, brought, git_folder, history_at, resolve
 from reconciler.spec import Limits
 
 TIMEOUT_S = 60.0
@@ -46,25 +47,28 @@ def offline(asked: Asked, settings: Settings) -> dict[str, Any]:
     Raises NoSuchRevision, Collision, SourceUnreachable.
     """
     git, base, head = _ends(asked, settings)
-    tree = tree_at(git, base)
+    history = history_at(git, base)
+    tree = history.tree
     newest = max((file.commit.committed_at for file in tree.files.values()), default=datetime.now(UTC))
     now = max(datetime.now(UTC), newest)
     target = merged(tree, brought(git, base, head), now)
     files = [file for each in (tree, target) for file in each.files.values()]
     content = git.blobs(sorted({file.blob for file in files if is_read(file)}), settings.limits.max_bytes)
-    before = {key: understood(file, content, settings.limits) for key, file in tree.files.items()}
+    running = {key: understood(file, content, settings.limits) for key, file in tree.files.items()}
+    records = as_if_running(tree, running, now, settings.platform)
     preview = foresee(
         tree=target,
         parsed={
-            key: before[key] if tree.files.get(key) is file else understood(file, content, settings.limits)
+            key: running[key] if tree.files.get(key) is file else understood(file, content, settings.limits)
             for key, file in target.files.items()
         },
-        records=as_if_running(tree, before, now, settings.platform),
+        records=records,
         locate=assume_folders,
         cluster=None if asked.gpus is None else Cluster(asked.gpus, asked.gpus),
         now=now,
         platform=settings.platform,
         update_strategy=settings.serving.update_strategy,
+        gates=gates_of(history, settings.brake, RulesReader(git).read(target), records=records, now=now),
     )
     return data(preview, base=base, head=head, against="base", new_users=target.users - tree.users)
 

@@ -272,6 +272,7 @@ def rules(settings: Settings) -> Rules:
         retry_delays_s=settings.reconcile.retry_delays_s,
         platform=settings.platform,
         update_strategy=settings.serving.update_strategy,
+        brake=settings.brake,
     )
 
 

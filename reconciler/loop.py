@@ -14,6 +14,7 @@ from reconciler.branch import Branch, BranchReader
 from reconciler.chronicle import Chronicle, NoNotes
 from reconciler.core import gates, ownership, progress, room, routing, verdicts
 from reconciler.core.arrivals import arrivals, held_back
+from reconciler.core.brake import Brake
 from reconciler.core.cases import Case
 from reconciler.core.desired import Wanted, desired
 from reconciler.core.entities import Observation, Record
@@ -46,6 +47,7 @@ class Rules:
     retry_delays_s: tuple[float, ...]
     platform: str
     update_strategy: UpdateStrategy = "auto"
+    brake: Brake = field(default_factory=Brake)
 
 
 def _may_always() -> None:
@@ -79,7 +81,7 @@ class Reconciler:
         """Keep the ways to the branch and to the notes."""
         self._reader = BranchReader(self.source, self.rules.limits)
         self._chronicle = Chronicle(self.notes, self.ledger)
-        self._gatekeeper = Gatekeeper(self.source)
+        self._gatekeeper = Gatekeeper(self.source, self.rules.brake)
 
     def reconcile_once(self) -> progress.Progress:
         """Bring what runs one step closer to what the repository wants, write down what happened, and give it.
@@ -96,9 +98,9 @@ class Reconciler:
         seen = self._reached(known.records, self.runtime.observe())
 
         have = progress.observed(known.records, seen, now, delays_s)
-        want = self._gatekeeper.let_pass(
-            branch, desired(branch.tree, branch.parsed(), have.records), have.records, seen, now
-        )
+        asked = desired(branch.tree, branch.parsed(), have.records)
+        passed = self._gatekeeper.let_pass(branch.tree, asked, have.records, seen, now, known.revision)
+        want = passed.wanted
         records = progress.committed(have.records, want, branch.deletions(), now)
         load_times = known.load_times.after(have.loads)
         decided = self._decide(want, records, seen, load_times, now)
@@ -107,7 +109,7 @@ class Reconciler:
 
         told = ownership.marked(outcome.records, branch.held, last.records, now)
         holds = gates.events(last.records, told, now)
-        events = branch.rewritten + branch.requests(now) + holds + have.events + outcome.events
+        events = branch.rewritten + branch.requests(now) + passed.events + holds + have.events + outcome.events
         self.ledger.record(
             known.base,
             Advance(
@@ -115,7 +117,7 @@ class Reconciler:
                 records=progress.stamped(last.records, told, now),
                 events=events,
                 users=branch.tree.users,
-                status=_status(seen, branch, now, self._chronicle.error),
+                status=_status(seen, branch, now, self._chronicle.error, passed.trouble),
                 load_times=load_times if have.loads else None,
                 carried=branch.carried,
                 cases=self._judge(known, branch, want=want, decided=decided, outcome=outcome, past=past, now=now),
@@ -209,7 +211,9 @@ class Reconciler:
         )
 
 
-def _status(seen: Observation, branch: Branch, now: datetime, notes_error: str | None) -> PlatformStatus:
+def _status(
+    seen: Observation, branch: Branch, now: datetime, notes_error: str | None, rules_error: str | None
+) -> PlatformStatus:
     return PlatformStatus(
         seen_at=now,
         revision=branch.tree.revision,
@@ -219,4 +223,5 @@ def _status(seen: Observation, branch: Branch, now: datetime, notes_error: str |
         free_gpus=seen.cluster.free_gpus,
         error=branch.trouble,
         notes_error=notes_error,
+        rules_error=rules_error,
     )

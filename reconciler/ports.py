@@ -75,7 +75,8 @@ class Source(Protocol):
     def declared(self, commits: Collection[str]) -> tuple[Declared, ...]:
         """Give the commits with trailers from the earliest of `commits` on, oldest first, as the branch was last read.
 
-        () where one of `commits` is not on the branch. Trailers that Argus does not read are no trailers.
+        Of a commit that is not on the branch nobody can say what came after it: only the newest one counts for it.
+        Trailers that Argus does not read are no trailers.
         """
         ...
 
@@ -84,6 +85,10 @@ class Source(Protocol):
 
         A model whose file is there may have one, too: from before its identity was carried over.
         """
+        ...
+
+    def precedes(self, sha: str, other: str) -> bool:
+        """Say whether `sha` is `other` or came before it, both being on the branch as last read."""
         ...
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
@@ -137,7 +142,8 @@ class LedgerState:
 class PlatformStatus:
     """What the reconciler last saw of itself and of Serve, for status pages. `error` is None after a good pass.
 
-    `notes_error` says why verdicts cannot be published as git notes; None while they can.
+    `notes_error` says why verdicts cannot be published as git notes; None while they can. `rules_error` says why the
+    newest `argus.yaml` does not count; None where it does.
     """
 
     seen_at: datetime
@@ -148,6 +154,7 @@ class PlatformStatus:
     free_gpus: float
     error: str | None
     notes_error: str | None = None
+    rules_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from reconciler.core.brake import Brake
 from reconciler.errors import SettingsError
 from reconciler.names import is_user_id
 from reconciler.spec import Limits, UpdateStrategy
@@ -151,6 +152,8 @@ class ReconcileSettings(_Section):
     retry_delays_s: tuple[Seconds, ...] = Field(default=(15, 60, 300, 900), min_length=1)
     takeover_s: Annotated[float, Field(ge=1, le=600)] = 10
     pass_limit_s: Annotated[float, Field(ge=30, le=86400)] = 300
+    removal_share: Annotated[float, Field(ge=0, le=1)] = 0.3
+    removal_at_least: Annotated[int, Field(ge=1, le=1_000_000)] = 3
     probe_host: str = "127.0.0.1"
     probe_port: Port | None = None
 
@@ -255,6 +258,11 @@ class Settings(_Section):
             max_replicas=self.serving.max_replicas,
             max_gpus_per_replica=self.serving.max_gpus_per_replica,
         )
+
+    @property
+    def brake(self) -> Brake:
+        """How many models are too many to remove at once."""
+        return Brake(share=self.reconcile.removal_share, at_least=self.reconcile.removal_at_least)
 
     @property
     def platform(self) -> str:

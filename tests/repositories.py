@@ -64,6 +64,7 @@ class Repository:
         at: datetime | None = None,
         source: WrittenBy = "git",
         modes: Mapping[str, str] = NO_MODES,
+        message: str = "change",
     ) -> str:
         """Put `files` (path to content, None removes) on the branch as one commit, and give its SHA."""
         at = at or EPOCH + timedelta(seconds=self.commits)
@@ -72,7 +73,7 @@ class Repository:
         when = f"{int(at.timestamp())} +0000"
         lines = [
             f"commit refs/heads/{self.branch}\nauthor {author} <{author}@example.org> {when}\n"
-            f"committer {committer} {when}\ndata 6\nchange\n".encode()
+            f"committer {committer} {when}\ndata {len(message.encode())}\n{message}\n".encode()
         ]
         if head := self.head():
             lines.append(f"from {head}\n".encode())

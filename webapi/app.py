@@ -16,6 +16,7 @@ from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger
 from reconciler.shell.signing_key import SigningKey
 from reconciler.shell.source import GitSource
 from webapi import auth, commits, logs, openapi, parts, problems, readiness
+from webapi.brakes import brakes
 from webapi.docs import docs
 from webapi.health import health
 from webapi.history import history
@@ -25,6 +26,7 @@ from webapi.planning import plans
 from webapi.rollback import rollback
 from webapi.status import status
 from webapi.store import SpecStore
+from webapi.suspending import suspending
 from webapi.users import users
 
 log = logging.getLogger("webapi")
@@ -65,7 +67,9 @@ def assemble(platform: Parts) -> Flask:
     logs.install(app, _log_followers(platform.settings))
     commits.install(app, platform.settings.api.threads)
     app.after_request(_write_log)
-    for api in (health, users, models, history, rollback, commits.commits, plans, logs.logs, status):
+    for api in (
+        health, users, models, history, rollback, commits.commits, plans, brakes, suspending, logs.logs, status,
+    ):  # fmt: skip
         app.register_api(api)
     app.register_blueprint(docs)
     return app

@@ -109,6 +109,16 @@ class PreconditionFailed(RequestProblem):
         self.headers = {} if current is None else {"ETag": f'"{current}"'}
 
 
+class HeadMoved(RequestProblem):
+    """412: the branch is not where the caller saw it."""
+
+    status = HTTPStatus.PRECONDITION_FAILED
+    code = "precondition_failed"
+
+    def __init__(self, current: str | None) -> None:
+        super().__init__("the branch has moved since; look at what is there now, and try again", current=current)
+
+
 class Unprocessable(RequestProblem):
     """422: understood, and still nothing that can be done."""
 

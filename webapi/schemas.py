@@ -320,6 +320,26 @@ class ReconcilerSummary(_Answer):
     notes_error: str | None = Field(description="Why verdicts are not published as git notes; null while they are.")
 
 
+class FreezeNow(_Answer):
+    """A freeze that is on."""
+
+    until: UtcTime
+    reason: str | None
+    users: list[str] | None = Field(description="Whom it is about; null: everybody.")
+
+
+class HoldsSummary(_Answer):
+    """What keeps changes that are on the branch from counting now."""
+
+    held: dict[HoldKind, int] = Field(description="How many models have a change that is held, by kind.")
+    removals: int = Field(description="How many running models the mass-delete brake keeps.")
+    suspended_all: str | None = Field(description='Why all is suspended ("": no reason given); null where it is not.')
+    suspended_users: int
+    suspended_models: int
+    freezes: list[FreezeNow]
+    rules_error: str | None = Field(description="Why the newest argus.yaml does not count; null where it does.")
+
+
 class PlatformSummary(_Answer):
     """The platform in a few numbers."""
 
@@ -328,8 +348,10 @@ class PlatformSummary(_Answer):
     revision: RevisionSummary
     models: dict[State, int] = Field(description="How many models there are in each state.")
     reconciler: ReconcilerSummary
+    holds: HoldsSummary
     events: list[ModelEvent] = Field(
-        default=[], description="The newest 20 that are about no single model (HISTORY_REWRITTEN), in order of time."
+        default=[],
+        description="The newest 20 that are about no single model (e.g. HISTORY_REWRITTEN), in order of time.",
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
 from reconciler.core.entities import PLATFORM
-from webapi import openapi, reading, schemas, views
+from webapi import holding, openapi, reading, schemas, views
 from webapi.auth import require_admin
 from webapi.parts import parts
 
@@ -32,6 +33,9 @@ def read_status() -> dict[str, Any]:
         platform.reader.status(),
         fetched_at=platform.store.fetched_at(),
         trouble=platform.store.trouble,
+        holds=holding.summary(
+            platform, tree, [model.record for model in models if model.record is not None], datetime.now(UTC)
+        ),
         events=[event for _, event in platform.reader.recent_events(PLATFORM, MOST_EVENTS)],
     )
     return summary.model_dump(mode="json")

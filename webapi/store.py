@@ -18,18 +18,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 from reconciler.core import rewrites
 from reconciler.core.entities import Commit, Entry, FileChange, Identity, Record, Tree
 from reconciler.core.history import ACCEPT, API_EMAIL, API_NAME, PathChange, RawCommit
 from reconciler.core.identity import Carried, moment
 from reconciler.errors import ArgusError, Moved, SourceUnreachable
-from reconciler.names import split_path
+from reconciler.names import RULES_FILE, split_path
 from reconciler.shell.git import STALE_LOCK_S, clean, scrub
 from reconciler.shell.objects import FILE_MODE, FOLDER_MODE, Kind, TreeEntry, object_id, parse_tree, tree_with
 from reconciler.shell.source import GitSource, Past
 from webapi.diffs import diffs
+
+T = TypeVar("T")
 
 MAX_BLOB_BYTES = 1024 * 1024
 """What is read of a file at most. Anything longer is no spec, and is cut to one byte more so that it shows."""
@@ -214,9 +216,8 @@ class SpecStore:
         return self._source.healing(lambda: self._text(path))
 
     def _text(self, path: str) -> bytes | None:
-        if self._source.is_ruled and split_path(path) is not None:
-            _, file = self._source.at(path)
-            return self._git.blobs([file.blob], MAX_BLOB_BYTES)[file.blob] if file else None
+        if self._is_ruled(path):
+            return self._content(self._source.counting(path)[1])
         [found] = self._git.describe([f"refs/heads/{self._source.branch}:{path}"])
         if found is None or found.kind != "blob":
             return None
@@ -277,6 +278,49 @@ class SpecStore:
         if not _AUTHOR.match(author):
             raise ValueError(f"{author!r} is no author's name")
         wanted = _Write(path, change, author, subject, body, model_key, condition)
+        return self._in_turn(lambda: self._try(wanted))
+
+    def declare(
+        self,
+        trailers: Mapping[str, str],
+        *,
+        author: str,
+        subject: str,
+        body: str = "",
+        condition: Condition | None = None,
+    ) -> str:
+        """Say something by one commit of `author` with these trailers, which changes no file. Gives its SHA.
+
+        `condition` is asked about the head (its SHA, None for a branch unborn) that the commit goes on top of.
+
+        Raises Moved, Unreachable and ValueError as `write` does, and NotAFileError where the branch is unborn.
+        """
+        if not _AUTHOR.match(author):
+            raise ValueError(f"{author!r} is no author's name")
+        said = "\n".join(f"{name}: {scrub(value)}" for name, value in trailers.items())
+        message = "\n\n".join(part for part in (scrub(subject), body.strip(), said) if part)
+        return self._in_turn(lambda: self._try_declaring(dict(trailers), author, message, condition))
+
+    def _try_declaring(
+        self, trailers: Mapping[str, str], author: str, message: str, condition: Condition | None
+    ) -> str | None:
+        self._source.fetch_for_write()
+        self._source.refuse_if_doubtful()
+        [head] = self._source.healing(lambda: self._git.describe([f"refs/heads/{self._source.branch}^{{commit}}"]))
+        if condition is not None:
+            condition(head.id if head is not None else None)
+        if head is None:
+            raise NotAFileError("the branch has no commit yet, so there is nothing to say something about")
+        [found] = self._git.contents([head.id])
+        content, commit = self._commit_object(_tree_of(found), head.id, _committed_at(found), author, message)
+        self._git.write_objects([("commit", content)])
+        if not self._source.publish(commit.sha, head.id):
+            return None
+        self._source.follow(RawCommit(commit, head.id, (), trailers), RULES_FILE)
+        return commit.sha
+
+    def _in_turn(self, attempt: Callable[[], T | None]) -> T:
+        """Try until something has landed, with other threads of this process one at a time. Raises Moved."""
         deadline = time.monotonic() + self._source.timeout_s
         # Threads of one process take turns, which spares them losing races to each other.
         while not self._turn.acquire(timeout=_LOOK_EVERY_S):
@@ -284,12 +328,12 @@ class SpecStore:
             if time.monotonic() > deadline:
                 raise Moved("other writes took all the time there was; try again")
         try:
-            for attempt in range(1_000_000):
-                if attempt:
+            for number in range(1_000_000):
+                if number:
                     # 2, 4, 8 … 256 ms at most, each writer a different part of it
-                    time.sleep(random.uniform(0, 0.001 * 2 ** min(attempt, 8)))
-                if (written := self._try(wanted)) is not None:
-                    return written
+                    time.sleep(random.uniform(0, 0.001 * 2 ** min(number, 8)))
+                if (landed := attempt()) is not None:
+                    return landed
                 if time.monotonic() > deadline:
                     break
                 if not self._source.remote:
@@ -406,19 +450,25 @@ class SpecStore:
         return _Seen(head.id, _committed_at(commit), trees, content, entries[-1], entries[-1])
 
     def _as_it_counts(self, seen: _Seen, path: str) -> _Seen | None:
-        """Put what counts at a spec's path in the place of what is held there; None where the branch has moved on.
+        """Put what counts at a path in the place of what is held there; None where the branch has moved on.
 
         A change that was asked for here must not bring a stranger's with it.
         """
-        if not self._source.is_ruled or seen.head is None or split_path(path) is None:
+        if not self._is_ruled(path) or seen.head is None:
             return seen
-        revision, file = self._source.at(path)
+        revision, counts = self._source.counting(path)
         if revision != seen.head:
             return None
-        counts = Entry(file.mode, file.blob) if file else None
-        if file is None or counts == seen.entry:
-            return seen if counts == seen.entry else replace(seen, entry=None, content=None)
-        return replace(seen, entry=counts, content=self._git.blobs([file.blob], MAX_BLOB_BYTES)[file.blob])
+        if counts == seen.entry:
+            return seen
+        return replace(seen, entry=counts, content=self._content(counts))
+
+    def _is_ruled(self, path: str) -> bool:
+        """Say whether what counts at a path may be something else than git has there."""
+        return self._source.is_ruled and (path == RULES_FILE or split_path(path) is not None)
+
+    def _content(self, entry: Entry | None) -> bytes | None:
+        return None if entry is None else self._git.blobs([entry.blob], MAX_BLOB_BYTES)[entry.blob]
 
     def _commit(self, seen: _Seen, path: str, after: bytes | None, author: str, message: str) -> RawCommit:
         """Store a commit on top of what was seen."""
@@ -437,11 +487,19 @@ class SpecStore:
             if content or not parent:
                 objects.append(("tree", content))
             entry = TreeEntry(FOLDER_MODE, parent, bytes.fromhex(root)) if content else None
+        content, commit = self._commit_object(root, seen.head, seen.committed_at, author, message)
+        objects.append(("commit", content))
+        self._git.write_objects(objects)
+        return RawCommit(commit, seen.head, (PathChange(path, seen.entry, written),))
+
+    def _commit_object(
+        self, root: str, parent: str | None, parents_time: int, author: str, message: str
+    ) -> tuple[bytes, Commit]:
         # Time never runs backwards along the branch, whatever the clocks of those who write say.
-        at, email = max(int(self._clock()), seen.committed_at), f"{author.replace(' ', '.')}@users.argus"
+        at, email = max(int(self._clock()), parents_time), f"{author.replace(' ', '.')}@users.argus"
         lines = [
             f"tree {root}",
-            *([f"parent {seen.head}"] if seen.head else []),
+            *([f"parent {parent}"] if parent else []),
             f"author {author} <{email}> {at} +0000",
             f"committer {API_NAME} <{API_EMAIL}> {at} +0000",
             "",
@@ -450,14 +508,12 @@ class SpecStore:
         content = "\n".join(lines).encode()
         if self._sign is not None:
             content = self._sign(content)
-        objects.append(("commit", content))
-        self._git.write_objects(objects)
         sha = object_id("commit", content)
         subject = clean(message.partition("\n")[0].encode())
         commit = Commit(
             sha=sha, author=author, committed_at=moment(str(at)), source="api", subject=subject, email=email
         )
-        return RawCommit(commit, seen.head, (PathChange(path, seen.entry, written),))
+        return content, commit
 
     def _unchanged(self, seen: _Seen, path: str) -> Written | None:
         """Say who last changed a file that stays as it is; None where the branch has moved on."""
@@ -501,5 +557,5 @@ def _committed_at(commit: bytes) -> int:
 
 
 def _checked(path: str) -> None:
-    if not _PATH.match(path):
+    if path != RULES_FILE and not _PATH.match(path):
         raise ValueError(f"{path!r} is no path that may be written")

@@ -158,6 +158,7 @@ def platform(
     head: str | None,
     status: PlatformStatus | None,
     *,
+    holds: schemas.HoldsSummary,
     fetched_at: datetime | None = None,
     trouble: str | None = None,
     events: Sequence[Event] = (),
@@ -165,6 +166,7 @@ def platform(
     """Give the platform's summary. `head` is the revision of the branch, None while it is unborn.
 
     `fetched_at` and `trouble` are about the copy of a remote repository, `events` those that are about no model.
+    `holds` is what keeps changes from counting now.
     """
     counted = Counter(state(model) for model in models)
     return schemas.PlatformSummary(
@@ -183,6 +185,7 @@ def platform(
             error=status.error if status else None,
             notes_error=status.notes_error if status else None,
         ),
+        holds=holds,
         events=[event_view(event) for event in events],
     )
 

@@ -97,17 +97,25 @@ class FileChange:
 
 
 @dataclass(frozen=True, slots=True)
+class RulesVersion:
+    """What a commit made of `names.RULES_FILE`; `entry` is None where it took the file away."""
+
+    commit: Commit
+    entry: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
 class Tree:
     """The spec repository at one revision. `files` is keyed by model key; `revision` is None for a branch unborn.
 
-    `tip` is the commit at `revision`, and `rules` what is at `names.RULES_FILE` there.
+    `tip` is the commit at `revision`, and `rules` the versions of `names.RULES_FILE` up to there, newest first.
     """
 
     revision: str | None
     files: Mapping[str, SpecFile]
     users: frozenset[str]
     tip: Commit | None = None
-    rules: Entry | None = None
+    rules: tuple[RulesVersion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +248,8 @@ class EventType(StrEnum):
     HISTORY_REWRITTEN = "HISTORY_REWRITTEN"
     CHANGE_HELD = "CHANGE_HELD"
     CHANGE_RELEASED = "CHANGE_RELEASED"
+    FREEZE_OVERRIDDEN = "FREEZE_OVERRIDDEN"
+    RULES_REJECTED = "RULES_REJECTED"
 
 
 @dataclass(frozen=True, slots=True)

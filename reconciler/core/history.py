@@ -15,7 +15,17 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from reconciler.core.entities import ChangeKind, Commit, Declared, Entry, FileChange, Identity, SpecFile, Tree
+from reconciler.core.entities import (
+    ChangeKind,
+    Commit,
+    Declared,
+    Entry,
+    FileChange,
+    Identity,
+    RulesVersion,
+    SpecFile,
+    Tree,
+)
 from reconciler.core.identity import Carried, Fingerprint, Keys, fingerprint, identity_of
 from reconciler.names import RULES_FILE, spelt, split_path, user_of_path
 
@@ -23,9 +33,15 @@ API_NAME = "Argus"
 API_EMAIL = "argus@localhost"
 """The committer of every commit that the API makes; anybody else's commits came by git."""
 
+UNBORN = "0" * 40
+"""The SHA that stands for a commit that would bring a change onto the branch."""
+
 ALLOW_REMOVAL = "Argus-Allow-Removal"
 OVERRIDE_FREEZE = "Argus-Override-Freeze"
 ACCEPT = "Argus-Accept"
+MOST_RULES = 20
+"""How many versions of the rules are remembered: enough to find one that can be read."""
+
 TRAILERS = (ALLOW_REMOVAL, OVERRIDE_FREEZE, ACCEPT)
 """What a commit's message may say to Argus, in its last paragraph (git-interpret-trailers)."""
 
@@ -75,7 +91,7 @@ class History:
         self._places: dict[str, int] = {}  # SHA -> how many commits came before it
         self._declared: list[Declared] = []
         self._removals: dict[str, Commit] = {}  # by model key
-        self._rules: Entry | None = None
+        self._rules: list[RulesVersion] = []
         self._head: str | None = None
         self._tree = Tree(revision=None, files=MappingProxyType({}), users=frozenset())
 
@@ -111,7 +127,7 @@ class History:
                     files=MappingProxyType({file.identity.model_key: file for file in self._files.values()}),
                     users=frozenset(self._user_files),
                     tip=self._commits.get(self._head or ""),
-                    rules=self._rules,
+                    rules=tuple(self._rules[::-1]),
                 )
 
     def holds(self, revision: str) -> bool:
@@ -186,11 +202,10 @@ class History:
     def declared(self, commits: Collection[str]) -> tuple[Declared, ...]:
         """Give the commits with trailers that are at or after the earliest of `commits` on the branch, oldest first.
 
-        () where one of `commits` is not on the branch, or there are none.
+        Of a commit that is not on the branch nobody can say what came after it: only the newest one counts for it.
         """
-        if not commits or not all(sha in self._places for sha in commits):
-            return ()
-        first = min(self._places[sha] for sha in commits)
+        newest = len(self._places) - 1
+        first = min((self._places.get(sha, newest) for sha in commits), default=newest + 1)
         return tuple(each for each in self._declared if self._places[each.commit.sha] >= first)
 
     def removals(self, model_keys: Collection[str]) -> dict[str, Commit]:
@@ -281,7 +296,7 @@ class History:
     def _apply(self, commit: Commit, change: PathChange) -> None:
         self._count(change)
         if change.path == RULES_FILE:
-            self._rules = change.after
+            self._rules = [*self._rules[1 - MOST_RULES :], RulesVersion(commit, change.after)]
         name = split_path(change.path)
         if name is None:
             return

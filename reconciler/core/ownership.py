@@ -64,11 +64,15 @@ class Rights:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Who answers for a commit and what that lets it write. `who` says it in words, `right` what would be right."""
+    """Who answers for a commit and what that lets it write. `who` says it in words, `right` what would be right.
+
+    `rules` lets it write `argus.yaml`: the API changes there what its caller may, and no more.
+    """
 
     who: str
     users: frozenset[str] = frozenset()
     right: str = ""
+    rules: bool = False
 
     @property
     def is_admin(self) -> bool:
@@ -77,7 +81,9 @@ class Standing:
 
     def may_write(self, path: str) -> bool:
         """Say whether a commit of this standing counts at `path`."""
-        return not is_owned(path) or self.is_admin or user_of_path(path) in self.users
+        if not is_owned(path) or self.is_admin:
+            return True
+        return self.rules if path == RULES_FILE else user_of_path(path) in self.users
 
 
 Ruling: TypeAlias = tuple[str, str]
@@ -209,7 +215,7 @@ def _why(change: PathChange, who: Standing) -> str:
 def _caller(commit: Commit) -> Standing:
     """Read whom the API acted for. It has seen to it that the caller may write there."""
     name = commit.email.removesuffix(API_DOMAIN)
-    return Standing(f"{name} by the API", frozenset({ADMINS if name == API_ADMIN else name}))
+    return Standing(f"{name} by the API", frozenset({ADMINS if name == API_ADMIN else name}), rules=True)
 
 
 def _by_mail(commit: Commit, rights: Rights) -> Standing:

@@ -83,7 +83,8 @@ def committed(
             after[key] = _commit(record, want, now)
     for key, record in records.items():
         if key not in wanted:
-            after[key] = replace(record, commit=deletions.get(key, record.commit), held=None)
+            known = record.held.commit if record.held is not None and record.held.removes else record.commit
+            after[key] = replace(record, commit=deletions.get(key, known), held=None)
     return after
 
 

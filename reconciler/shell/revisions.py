@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reconciler.core.entities import Tree
 from reconciler.core.history import History, PathChange
 from reconciler.errors import ArgusError, SourceUnreachable
 from reconciler.shell.git import Git, is_object_id, scrub
@@ -43,8 +42,8 @@ def resolve(git: Git, name: str) -> str:
     return sha
 
 
-def tree_at(git: Git, sha: str) -> Tree:
-    """Give the specs at a commit with their identities, as the loop would if its branch ended there.
+def history_at(git: Git, sha: str) -> History:
+    """Give the history that ends at a commit, as the loop would read it if its branch ended there.
 
     Raises SourceUnreachable.
     """
@@ -53,7 +52,7 @@ def tree_at(git: Git, sha: str) -> Tree:
         history.extend(parse_log(git.run(*LOG, "--end-of-options", sha, "--")))
     except ValueError as error:
         raise SourceUnreachable(f"the history of {sha} cannot be read: {error}") from None
-    return history.tree
+    return history
 
 
 def brought(git: Git, base: str, head: str) -> tuple[PathChange, ...]:

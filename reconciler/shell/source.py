@@ -20,6 +20,7 @@ from reconciler.core.history import API_EMAIL, API_NAME, TRAILERS, History, Path
 from reconciler.core.identity import Carried, moment
 from reconciler.core.ownership import Rulings, recalled
 from reconciler.errors import BranchInDoubt, Moved, SourceUnreachable
+from reconciler.names import RULES_FILE
 from reconciler.ports import Reading
 from reconciler.settings import Settings
 from reconciler.shell.access import Access
@@ -192,6 +193,18 @@ class GitSource:
             self._advance()
             return self._history.head, self._history.at(path)
 
+    def counting(self, path: str) -> tuple[str | None, Entry | None]:
+        """Give the newest revision that this machine has, and what counts there at a spec's path, or at the rules'.
+
+        Raises SourceUnreachable.
+        """
+        with self._alone():
+            self._advance()
+            tree, file = self._history.tree, self._history.at(path)
+            if path == RULES_FILE:
+                return tree.revision, tree.rules[0].entry if tree.rules else None
+            return tree.revision, Entry(file.mode, file.blob) if file else None
+
     @property
     def carried(self) -> Carried | None:
         """The identities that history is read with."""
@@ -292,6 +305,11 @@ class GitSource:
         """Keep `ports.Source.declared`."""
         with self._lock:
             return self._history.declared(commits)
+
+    def precedes(self, sha: str, other: str) -> bool:
+        """Keep `ports.Source.precedes`."""
+        with self._lock:
+            return self._history.precedes(sha, other)
 
     def removals(self, model_keys: Collection[str]) -> Mapping[str, Commit]:
         """Keep `ports.Source.removals`."""

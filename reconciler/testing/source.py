@@ -123,6 +123,10 @@ class MemorySource:
         """Keep `ports.Source.declared`."""
         return self._history.declared(commits)
 
+    def precedes(self, sha: str, other: str) -> bool:
+        """Keep `ports.Source.precedes`."""
+        return self._history.precedes(sha, other)
+
     def removals(self, model_keys: Collection[str]) -> Mapping[str, Commit]:
         """Keep `ports.Source.removals`."""
         return self._history.removals(model_keys)

@@ -132,3 +132,15 @@ def test_nothing_is_written_onto_a_branch_that_nobody_vouches_for(guarded: Api) 
     answer = guarded.patch(key, {"num_replicas": 3})
     assert (answer.status_code, answer.json["error"]["code"]) == (503, "branch_in_doubt")
     assert guarded.get(f"{MODELS}/{key}")["model"]["num_replicas"] == 2
+
+
+def test_a_user_suspends_by_the_api_what_is_theirs_and_takes_no_strangers_rules_along(guarded: Api) -> None:
+    guarded.created()
+    guarded.push({"argus.yaml": "suspend: {all: by a stranger}\n"})
+    assert counting(guarded).rules == ()
+    assert guarded.call("POST", "/api/v2/serve/suspend", json={"users": ["alice"]}).status_code == 200
+    [rules] = counting(guarded).rules
+    assert rules.entry is not None
+    text = git(guarded.folder / "specs.git", "cat-file", "blob", rules.entry.blob)
+    assert "alice" in text
+    assert "stranger" not in text
