@@ -138,7 +138,7 @@ def test_a_user_suspends_by_the_api_what_is_theirs_and_takes_no_strangers_rules_
     guarded.created()
     guarded.push({"argus.yaml": "suspend: {all: by a stranger}\n"})
     assert counting(guarded).rules == ()
-    assert guarded.call("POST", "/api/v2/serve/suspend", json={"users": ["alice"]}).status_code == 200
+    assert guarded.call("POST", "/api/v2/serve/suspend", json={"user_id": "alice"}).status_code == 202
     [rules] = counting(guarded).rules
     assert rules.entry is not None
     text = git(guarded.folder / "specs.git", "cat-file", "blob", rules.entry.blob)
