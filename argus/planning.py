@@ -17,13 +17,15 @@ from argus.errors import ClientError, UpFailed
 from reconciler.core.desired import PLAIN_FILE, is_read, understood
 from reconciler.core.entities import Cluster
 from reconciler.core.history import PathChange
+from reconciler.core.ownership import gate, left_held
 from reconciler.core.plandata import data
 from reconciler.core.preview import as_if_running, assume_folders, foresee, merged
 from reconciler.gatekeeper import RulesReader, gates_of
 from reconciler.names import split_path
 from reconciler.settings import Settings
 from reconciler.shell.git import Git
-from reconciler.shell.revisions import NoSuchRevision, brought, git_folder, history_at, resolve
+from reconciler.shell.ownership import Ownership
+from reconciler.shell.revisions import NoSuchRevision, brought, commits_of, git_folder, history_at, resolve
 from reconciler.spec import Limits
 
 TIMEOUT_S = 60.0
@@ -68,7 +70,10 @@ def offline(asked: Asked, settings: Settings) -> dict[str, Any]:
         now=now,
         platform=settings.platform,
         update_strategy=settings.serving.update_strategy,
-        gates=gates_of(history, settings.brake, RulesReader(git).read(target), records=records, now=now),
+        gates=(
+            gate(_held(git, base, head, settings)),
+            *gates_of(history, settings.brake, RulesReader(git).read(target), records=records, now=now),
+        ),
     )
     return data(preview, base=base, head=head, against="base", new_users=target.users - tree.users)
 
@@ -86,6 +91,18 @@ def on_server(asked: Asked, settings: Settings, client: Client) -> dict[str, Any
     except ClientError as error:
         raise UpFailed(f"the server cannot plan this: {error}") from None
     return {**found, "head": head}
+
+
+def _held(git: Git, base: str, head: str, settings: Settings) -> dict[str, str]:
+    """Say which paths the policy would hold back, and why, if the branch ended with these commits as they are.
+
+    Raises NoSuchRevision, SourceUnreachable.
+    """
+    policy = Ownership.from_settings(settings, git.folder)
+    if policy is None:
+        return {}
+    held = left_held(policy.rule(commits_of(git, base, head)))
+    return {path: f"{why} (a merge would be its maker's instead)" for path, why in held.items()}
 
 
 def would_change(found: Mapping[str, Any]) -> bool:

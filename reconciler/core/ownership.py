@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, TypeAlias
 
+from reconciler.core.desired import Withheld
 from reconciler.core.entities import Commit, FileChange, Held, HoldKind, Record, State
+from reconciler.core.gates import Gate, Pending
 from reconciler.core.history import ACCEPT, API_EMAIL, API_NAME, OVERRIDE_FREEZE, PathChange, RawCommit
 from reconciler.names import RULES_FILE, spelt, user_of_path
 
@@ -147,6 +149,29 @@ def recalled(commits: Sequence[RawCommit], rulings: Rulings) -> list[RawCommit]:
     """Give commits that were ruled upon before."""
     touched = {sha for sha, _ in rulings.held}
     return [_recalled(raw, rulings) if raw.trailers or raw.commit.sha in touched else raw for raw in commits]
+
+
+def left_held(commits: Iterable[RawCommit]) -> dict[str, str]:
+    """Give the paths that commits, oldest first, leave held, each with the reason."""
+    held: dict[str, str] = {}
+    for raw in commits:
+        for path in (*(change.path for change in raw.changes), *raw.accepted):
+            held.pop(path, None)
+        held |= {change.path: raw.held[change.path] for change in raw.changes if change.path in raw.held}
+    return held
+
+
+def gate(held: Mapping[str, str]) -> Gate:
+    """Give a gate that holds these paths back, for a plan of commits that are not on the branch yet.
+
+    What is on the branch needs none: what does not count there does not happen.
+    """
+
+    def ask(changes: Mapping[str, Pending]) -> dict[str, Withheld]:
+        paths = {key: change.identity.path for key, change in changes.items()}
+        return {key: Withheld(HoldKind.POLICY, held[path]) for key, path in paths.items() if path in held}
+
+    return ask
 
 
 def unmarked(records: Mapping[str, Record]) -> dict[str, Record]:
