@@ -343,7 +343,7 @@ class SpecStore:
         raise Moved(f"branch {self._source.branch} kept moving for {self._source.timeout_s:g} s; try again")
 
     def _settle_identities(self) -> bool:
-        """Read history under the identities that the ledger knows. Gives True where that changed anything.
+        """Read history under the identities and rulings that the ledger knows. Gives True where that changed anything.
 
         Where the ledger stands at a revision that the branch no longer has, the loop's next pass will carry identities
         over: what it will find is found here first, so that nobody is told of a model that never was.
@@ -352,6 +352,7 @@ class SpecStore:
             return False
         before = self._source.carried
         revision, since = self._ledger.standing()
+        is_other = self._source.agree(revision)
         if since != self._carried_since or (self._judged is not None and self._holds(revision)):
             carried = self._ledger.carried()
             self._source.carry(carried)
@@ -361,7 +362,7 @@ class SpecStore:
             self._source.tree(max_age_s=math.inf)  # what is on this disk
             if not self._holds(revision):
                 self._judge(revision, self._source.tree())  # or else this mirror is behind
-        return self._source.carried is not before
+        return is_other or self._source.carried is not before
 
     def _holds(self, revision: str | None) -> bool:
         return revision is None or self._source.holds(revision)

@@ -110,6 +110,7 @@ class GitSource:
         self._access = access
         self._ownership = ownership
         self._doubt: _Doubt | None = None
+        self._agreed: str | None = None
         self.git = self._at(folder_of(url, home))
         self._lock = threading.Lock()
         self._carried: Carried | None = None
@@ -142,6 +143,7 @@ class GitSource:
             if since is None:
                 raise
             trouble = str(error)
+        self.agree(since)
         with self._alone():
             self._set_carried(carried)
             if trouble is not None:
@@ -234,6 +236,25 @@ class GitSource:
     def is_ruled(self) -> bool:
         """Say whether commits are ruled upon: then what counts may differ from what the branch holds."""
         return self._ownership is not None
+
+    def agree(self, revision: str | None) -> bool:
+        """Rule as the loop did up to `revision`, which it last finished. Gives True where this side ruled otherwise.
+
+        That happens where a key or an address was registered between two processes' looks at a commit. Raises
+        LedgerUnreachable.
+        """
+        if self._ownership is None or revision in {None, self._agreed}:
+            return False
+        rulings = self._ownership.recall()
+        with self._lock:
+            self._agreed, history = revision, self._history
+            if rulings.revision is None or not history.holds(rulings.revision):
+                return False
+            mine = {each for each in history.rulings if history.precedes(each[0], rulings.revision)}
+            if mine == {each for each in rulings.held if history.holds(each[0])}:
+                return False
+            self._history = History(carried=self._carried)  # folded anew by the next read
+            return True
 
     def refuse_if_doubtful(self) -> None:
         """Raise BranchInDoubt where nobody vouches for a branch that was rewritten."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.entities import Tree
+from reconciler.ports import Advance
 from reconciler.settings import Settings
 from reconciler.shell.ledger import LedgerReader
 from reconciler.shell.source import GitSource
@@ -132,6 +133,18 @@ def test_nothing_is_written_onto_a_branch_that_nobody_vouches_for(guarded: Api) 
     answer = guarded.patch(key, {"num_replicas": 3})
     assert (answer.status_code, answer.json["error"]["code"]) == (503, "branch_in_doubt")
     assert guarded.get(f"{MODELS}/{key}")["model"]["num_replicas"] == 2
+
+
+def test_the_api_rules_as_the_loop_did(guarded: Api) -> None:
+    guarded.created()
+    sha = guarded.push({PATH: f"{SPEC}num_replicas: 2\n"})
+    [model] = guarded.get(MODELS)["items"]
+    assert model["num_replicas"] == 1
+    # The loop looked a moment later, when whoever wrote it was registered.
+    base = guarded.parts.ledger.load().base
+    guarded.parts.ledger.record(base, Advance(sha, rulings=frozenset()))
+    [model] = guarded.get(MODELS)["items"]
+    assert model["num_replicas"] == 2
 
 
 def test_a_user_suspends_by_the_api_what_is_theirs_and_takes_no_strangers_rules_along(guarded: Api) -> None:
