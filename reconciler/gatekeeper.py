@@ -97,7 +97,8 @@ class RulesReader:
         for version in tree.rules:
             found = self._version(version)
             if isinstance(found, HoldRules):
-                return Standing(found, *(broken or (None, None)), by=version.commit)
+                refused, commit = broken or (None, None)
+                return Standing(found, refused, commit, by=version.commit)
             broken = broken or (found, version.commit)
         return Standing(None, *broken) if broken is not None else Standing(NO_RULES)
 

@@ -98,6 +98,8 @@ class Reconciler:
         seen = self._reached(known.records, self.runtime.observe())
 
         have = progress.observed(known.records, seen, now, delays_s)
+        if known.revision is None:
+            have = replace(have, records={**self._reader.orphans(branch.tree, seen, now), **have.records})
         asked = desired(branch.tree, branch.parsed(), have.records)
         passed = self._gatekeeper.let_pass(branch.tree, asked, have.records, seen, now, known.revision)
         want = passed.wanted

@@ -79,7 +79,7 @@ def _rules(document: Document) -> HoldRules:
     _only(data, (), {"suspend", "freeze"})
     suspend = _mapping(data.get("suspend"), ("suspend",))
     _only(suspend, ("suspend",), {"all", "users", "models"})
-    freezes = data.get("freeze") or []
+    freezes = [] if data.get("freeze") is None else data["freeze"]
     if not isinstance(freezes, list) or len(freezes) > MOST_FREEZES:
         _refuse(("freeze",), f"right would be a list of windows, {MOST_FREEZES} at most")
     named = _reasons(suspend.get("models"), ("suspend", "models"))

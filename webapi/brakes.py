@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
-from reconciler.core import room
-from reconciler.core.entities import HoldKind, Record, State
+from reconciler.core.entities import HoldKind, Record
+from reconciler.core.gates import is_up
 from reconciler.core.history import ALLOW_REMOVAL, OVERRIDE_FREEZE
 from reconciler.shell.git import scrub
 from webapi import hold_schemas, openapi
@@ -28,7 +28,6 @@ _BODY = (
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
 )
-_GONE = {State.DELETING, State.DELETED}
 
 
 @brakes.get(
@@ -44,8 +43,8 @@ def list_removals() -> dict[str, Any]:
     held = braked(records.values())
     found = hold_schemas.HeldRemovals(
         revision=platform.store.read().revision,
-        count=sum(runs(record) for record in held),
-        running=sum(runs(record) for record in records.values()),
+        count=sum(is_up(record) for record in held),
+        running=sum(is_up(record) for record in records.values()),
         items=[
             hold_schemas.HeldRemoval(
                 model_key=record.identity.model_key,
@@ -75,7 +74,7 @@ def allow_removals() -> tuple[dict[str, Any], int]:
     require_admin()
     platform = parts()
     asked = read_json(hold_schemas.RemovalsAllowed)
-    held = sum(runs(record) for record in braked(platform.reader.models(None).values()))
+    held = sum(is_up(record) for record in braked(platform.reader.models(None).values()))
     if asked.count != held:
         raise Conflict(
             f"{held} removals of running models are held, not {asked.count}; look at them, and give their number",
@@ -119,11 +118,6 @@ def override_freeze() -> tuple[dict[str, Any], int]:
 def braked(records: Iterable[Record]) -> list[Record]:
     """Give the models whose removal the brake holds."""
     return [each for each in records if each.held and each.held.removes and each.held.kind is HoldKind.BRAKE]
-
-
-def runs(record: Record) -> bool:
-    """Say whether a removal would stop anything of a model."""
-    return record.state not in _GONE and room.runs(record) is not None
 
 
 def _said(platform: Parts, commit: str) -> tuple[dict[str, Any], int]:

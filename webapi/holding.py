@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from reconciler.core.entities import HoldKind, Record, Tree
+from reconciler.core.gates import is_up
 from reconciler.core.holds import NO_RULES
 from reconciler.gatekeeper import RulesReader
 from webapi import schemas
-from webapi.brakes import braked, runs
+from webapi.brakes import braked
 from webapi.parts import Parts
 
 
@@ -23,7 +24,7 @@ def summary(platform: Parts, tree: Tree, records: Iterable[Record], now: datetim
     counted = Counter(record.held.kind for record in known if record.held is not None)
     return schemas.HoldsSummary(
         held={kind: counted[kind] for kind in HoldKind},
-        removals=sum(runs(record) for record in braked(known)),
+        removals=sum(is_up(record) for record in braked(known)),
         suspended_all=rules.everything if standing.rules is not None else standing.trouble,
         suspended_users=len(rules.users),
         suspended_models=len(rules.models),

@@ -11,10 +11,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from reconciler.core import room
 from reconciler.core.desired import Withheld
-from reconciler.core.entities import Declared, HoldKind, Record, State
-from reconciler.core.gates import Pending
+from reconciler.core.entities import Declared, HoldKind, Record
+from reconciler.core.gates import Pending, is_up
 from reconciler.core.history import ALLOW_REMOVAL
 
 _NUMBER = re.compile(r"[0-9]{1,6}\Z")
@@ -43,9 +42,8 @@ class Count:
 
 def count(removals: Mapping[str, Pending], records: Mapping[str, Record], declared: Iterable[Declared]) -> Count:
     """Count. `declared` are the commits that may allow it: none older than the earliest removal."""
-    gone = {State.DELETING, State.DELETED}
-    running = sum(record.state not in gone and room.runs(record) is not None for record in records.values())
-    removed = sum(room.runs(change.record) is not None for change in removals.values())
+    running = sum(is_up(record) for record in records.values())
+    removed = sum(is_up(change.record) for change in removals.values())
     said = (each.trailers.get(ALLOW_REMOVAL, "") for each in declared)
     return Count(removed, running, max((int(number) for number in said if _NUMBER.match(number)), default=0))
 

@@ -8,7 +8,7 @@ counts at the next pass, and a ledger that lost its word on a hold loses no hold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -124,9 +124,11 @@ def events(before: Mapping[str, Record], after: Mapping[str, Record], now: datet
     return tuple(told)
 
 
-def removing(changes: Collection[Pending]) -> list[Pending]:
-    """Give the changes that would stop something which runs, or is on its way."""
-    return [change for change in changes if change.removes and room.runs(change.record) is not None]
+def is_up(record: Record | None) -> bool:
+    """Say whether something of a model runs, or is on its way, also where only Serve knows of it."""
+    if record is None or record.state in _GONE:
+        return False
+    return room.runs(record) is not None or room.unrecorded(record, record.deployment)
 
 
 def _first_seen(record: Record) -> Commit | None:

@@ -219,6 +219,7 @@ def foresee(
             load_times=load_times,
         )
 
+    tree, parsed = _brought_back(tree, parsed, records)
     asked = desired(tree, parsed, records)
     changes = pending(asked, records, removals, tree, deployments)
     wanted, counting = gated(asked, changes, gates)
@@ -287,6 +288,28 @@ def _change(before: Record | None, want: Wanted | None, decided: Plan, key: str,
         message=message,
         rejection=rejected,
     )
+
+
+def _brought_back(
+    tree: Tree, parsed: Mapping[str, ServingSpec | SpecRejected], records: Mapping[str, Record]
+) -> tuple[Tree, Mapping[str, ServingSpec | SpecRejected]]:
+    """Give models whose removal is held their own keys where a push brings their files back (`core.rewrites`)."""
+    back = {
+        record.identity.path: record.identity
+        for key, record in records.items()
+        if record.held is not None and record.held.removes and key not in tree.files
+    }
+    ours = {
+        key: back[file.identity.path]
+        for key, file in tree.files.items()
+        if file.commit.sha == UNBORN and file.identity.path in back
+    }
+    files = {
+        ours[key].model_key if key in ours else key: replace(file, identity=ours[key]) if key in ours else file
+        for key, file in tree.files.items()
+    }
+    says = {ours[key].model_key if key in ours else key: said for key, said in parsed.items()}
+    return (replace(tree, files=MappingProxyType(files)), says) if ours else (tree, parsed)
 
 
 def _held(stays: Change, then: Change, want: Wanted, pending: Pending) -> Change:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,18 +76,18 @@ def test_no_pass_ever_removes_more_than_the_brake_allows_without_allowance(data:
         want = {key: wanted(spec(f"m{step}"), who=records[key].identity) for key in here if key in records}
         before = {key: each for key, each in records.items() if each.state is State.RUNNING}
 
-        def freeze(changes: dict[str, Pending], frozen: set[str] = frozen) -> dict[str, Withheld]:
+        def freeze(changes: Mapping[str, Pending], frozen: set[str] = frozen) -> dict[str, Withheld]:
             return {key: Withheld(HoldKind.FROZEN, "frozen") for key in frozen & changes.keys()}
 
         def brake(
-            changes: dict[str, Pending], known: dict[str, Record] = records, allowed: int = allowed
+            changes: Mapping[str, Pending], known: dict[str, Record] = records, allowed: int = allowed
         ) -> dict[str, Withheld]:
             going = {key: change for key, change in changes.items() if change.removes}
             return braked(RULE, going, known, [saying(str(allowed))])
 
         removed: dict[str, Commit] = {}
         changes = gates.pending(want, records, removed, TREE, {})
-        after, _ = gates.gated(want, changes, [freeze, brake])  # type: ignore[list-item]  a dict is a mapping
+        after, _ = gates.gated(want, changes, [freeze, brake])
         known = progress.committed(records, after, removed, NOW)
         decided = plan(wanted=after, folders={}, records=known, cluster=seen().cluster, now=NOW, platform=PLATFORM)
         stopped = sum(isinstance(decided.actions[key], Remove) for key in before if key in decided.actions)

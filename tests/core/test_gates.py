@@ -52,8 +52,9 @@ def test_a_change_that_is_withheld_leaves_the_model_at_its_commit_and_its_spec()
     known = running(spec(num_replicas=2))
     key = known.identity.model_key
     want, records = hold({key: wanted(spec(num_replicas=1), by=commit("c2"))}, {key: known})
-    assert records[key].held is not None
-    assert (records[key].held.kind, records[key].held.commit.sha) == (HoldKind.FROZEN, "c2")
+    held = records[key].held
+    assert held is not None
+    assert (held.kind, held.commit.sha) == (HoldKind.FROZEN, "c2")
     assert replace(records[key], held=None) == known
     assert decide(want, records) == decide({key: wanted(spec(num_replicas=2))}, {key: known})
 

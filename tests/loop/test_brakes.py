@@ -170,6 +170,22 @@ def test_a_restart_and_a_later_commit_keep_the_brake_on(platform: Platform) -> N
     assert platform.types(keys["a"]).count("CHANGE_HELD") == 1
 
 
+def test_a_ledger_that_is_lost_while_the_brake_is_on_loses_no_model(platform: Platform) -> None:
+    keys = platform.deploy(*NAMES)
+    pids = platform.pids(*keys.values())
+    platform.delete(*NAMES)
+    platform.settle()
+    platform.lose_the_ledger()
+    platform.settle()
+    assert platform.keys() == keys
+    assert platform.pids(*keys.values()) == pids
+    assert kinds(platform, keys) == {HoldKind.BRAKE}
+    assert {platform.record(key).state for key in keys.values()} == {State.RUNNING}
+    platform.push({"README.md": "x"}, "Argus-Allow-Removal: 6")
+    platform.settle()
+    assert {platform.record(key).state for key in keys.values()} == {State.DELETED}
+
+
 def test_a_few_may_go_at_any_time(platform: Platform) -> None:
     keys = platform.deploy(*NAMES)
     platform.delete("a", "b")
@@ -357,7 +373,9 @@ def test_a_forced_push_that_drops_a_held_change_supersedes_it(platform: Platform
     platform.settle()
     assert platform.record(keys["a"]).held is None
     assert [case.verdict for case in platform.cases(change)] == [Verdict.SUPERSEDED]
-    assert platform.record(keys["a"]).serving_commit != change
+    serving = platform.record(keys["a"]).serving_commit
+    assert serving is not None
+    assert serving.sha != change
 
 
 def test_a_mistake_on_top_of_a_held_change_takes_its_place(platform: Platform) -> None:
