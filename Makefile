@@ -58,6 +58,7 @@ lint: $(DEV_STAMP)
 .PHONY: schema
 schema: $(RUN_STAMP)
 	$(BIN)/argus schema > specs-template/schema/serving-spec.json
+	$(BIN)/argus schema rules > specs-template/schema/argus.json
 
 .PHONY: faults
 faults: $(DEV_STAMP)

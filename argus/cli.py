@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from argus import offline, remote
+from argus import brakes, offline, remote
 from argus.errors import ClientError, UpFailed
 from reconciler import settings as configuration
 from reconciler.errors import ArgusError, SettingsError
@@ -18,7 +18,7 @@ from reconciler.settings import Settings
 EMBEDDED_CONFIG = Path(__file__).parent / "dev.yaml"
 """The embedded configuration, which `argus up` runs."""
 
-_ON_EMBEDDED = {"up", "down", "logs", "rollback"}
+_ON_EMBEDDED = {"up", "down", "logs", "rollback", *brakes.COMMANDS}
 """Commands that read the embedded configuration where no file is named."""
 
 _FLAGS = {"home": "ARGUS_HOME", "api_port": "ARGUS_API_PORT", "openai_port": "ARGUS_OPENAI_PORT"}
@@ -105,6 +105,8 @@ def _run(  # noqa: PLR0911  one return a command
 
             client = remote.connect(arguments, settings, environ)
             return roll_back(client, arguments.model, arguments.to, arguments.reason)
+        case other if other in brakes.COMMANDS:
+            return brakes.run(arguments, settings, environ)
         case other:
             raise AssertionError(f"no such command: {other}")
 
@@ -132,10 +134,11 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("--reason", metavar="TEXT", help="one line for the commit's message")
     remote.add_options(rollback)
     commands.add_parser("version", help="print the version")
-    for command in (up, down, api, reconciler, front, router, logs, rollback):
+    holding = brakes.add_to(commands)
+    for command in (up, down, api, reconciler, front, router, logs, rollback, *holding):
         command.add_argument("--config", metavar="FILE", help="configuration file, see dev.yaml (ARGUS_CONFIG)")
         command.add_argument("--home", metavar="DIR", help="state folder (ARGUS_HOME)")
-    for command in (up, api, logs, rollback):
+    for command in (up, api, logs, rollback, *holding):
         command.add_argument("--api-port", type=int, metavar="N", help="port of the API (ARGUS_API_PORT)")
     for command in (up, api, reconciler, front, router):
         command.add_argument("--openai-port", type=int, metavar="N", help="port of the models (ARGUS_OPENAI_PORT)")

@@ -55,7 +55,8 @@ def add_to(commands: Any) -> None:
     )
     comment.add_argument("file", metavar="FILE", help="what `argus plan --format markdown` has written")
 
-    commands.add_parser("schema", help="print the JSON Schema of a spec, for editors")
+    schema = commands.add_parser("schema", help="print the JSON Schema of a spec or of argus.yaml, for editors")
+    schema.add_argument("of", nargs="?", choices=("spec", "rules"), default="spec", help="default: spec")
     for command in (validate, plan):
         command.add_argument("--config", metavar="FILE", help="configuration with the platform's bounds (ARGUS_CONFIG)")
 
@@ -73,9 +74,9 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str], version: str)
             _print(comments.run(Path(arguments.file), environ))
             return 0
         case "schema":
-            from argus.schema import text  # noqa: PLC0415
+            from argus.schema import rules_text, text  # noqa: PLC0415
 
-            _print(text())
+            _print(rules_text() if arguments.of == "rules" else text())
             return 0
         case other:
             raise AssertionError(f"no such command: {other}")

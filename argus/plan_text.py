@@ -37,6 +37,7 @@ _SIGNS = {
     Effect.BLOCK: "!",
     Effect.FAIL: "!",
     Effect.HOLD: "!",
+    Effect.WITHHOLD: "!",
 }
 
 _COUNTED = {
@@ -52,7 +53,11 @@ _COUNTED = {
     Effect.BLOCK: "impossible as things are",
     Effect.FAIL: "without a usable folder",
     Effect.HOLD: "held",
+    Effect.WITHHOLD: "held back",
 }
+
+
+_OTHERWISE = {**_COUNTED, Effect.NONE: "left as it is"}
 
 
 def as_json(plan: Plan) -> str:
@@ -106,7 +111,7 @@ def _summary(plan: Plan) -> str:
     return ", ".join(said) or "nothing changes"
 
 
-def _what(change: Plan) -> str:  # noqa: PLR0911  one return an effect
+def _what(change: Plan) -> str:  # noqa: PLR0911, PLR0912  one return an effect
     count = change["replicas"]
     match Effect(change["effect"]):
         case Effect.CREATE:
@@ -131,6 +136,8 @@ def _what(change: Plan) -> str:  # noqa: PLR0911  one return an effect
             return f"cannot be served: {_kept(change)}"
         case Effect.FALL_BACK:
             return f"fails: {_kept(change)}"
+        case Effect.WITHHOLD:
+            return f"held back ({change['held']['kind']}), would be {_OTHERWISE[Effect(change['held']['then'])]}"
         case Effect.HOLD | Effect.NONE:
             return f"is not tried again yet: {_kept(change)}"
 
@@ -153,7 +160,7 @@ def _replicas(count: int) -> str:
 
 def _details(change: Plan) -> list[str]:
     said = []
-    if change["message"]:
+    if change["message"] and change["effect"] != Effect.WITHHOLD.value:
         where = f"line {change['line']}: " if change["line"] and change["effect"] != Effect.REJECT.value else ""
         said.append(shorten(f"{where}{change['message']}", LONGEST_MESSAGE))
     for name, value in change["fields"].items():
@@ -208,13 +215,19 @@ def _untouched(plan: Plan) -> str:
 
 
 def _notes(plan: Plan) -> list[str]:
-    notes = []
+    notes = [f"Held back: {shorten(why, LONGEST_MESSAGE)}" for why in _held_back(plan)]
     if plan["new_users"]:
         notes.append(f"New users: {', '.join(plan['new_users'][:MOST_ROWS])}")
     others = plan["others"]
     if others["changed"] or others["untouched"]:
         notes.append(f"Other users' models: {others['changed']} change, {others['untouched']} stay as they are")
     return notes
+
+
+def _held_back(plan: Plan) -> list[str]:
+    """Give each reason once: a brake is one for many models."""
+    held = [change["message"] for change in plan["changes"] if change["effect"] == Effect.WITHHOLD.value]
+    return [printable(why) for why in dict.fromkeys(held)][:MOST_ROWS]
 
 
 def _against(plan: Plan) -> str:

@@ -17,12 +17,15 @@ from argus.errors import ClientError, UpFailed
 from reconciler.core.desired import PLAIN_FILE, is_read, understood
 from reconciler.core.entities import Cluster
 from reconciler.core.history import PathChange
+from reconciler.core.ownership import gate, left_held
 from reconciler.core.plandata import data
 from reconciler.core.preview import as_if_running, assume_folders, foresee, merged
+from reconciler.gatekeeper import RulesReader, gates_of
 from reconciler.names import split_path
 from reconciler.settings import Settings
 from reconciler.shell.git import Git
-from reconciler.shell.revisions import NoSuchRevision, brought, git_folder, resolve, tree_at
+from reconciler.shell.ownership import Ownership
+from reconciler.shell.revisions import NoSuchRevision, brought, commits_of, git_folder, history_at, resolve
 from reconciler.spec import Limits
 
 TIMEOUT_S = 60.0
@@ -46,25 +49,31 @@ def offline(asked: Asked, settings: Settings) -> dict[str, Any]:
     Raises NoSuchRevision, Collision, SourceUnreachable.
     """
     git, base, head = _ends(asked, settings)
-    tree = tree_at(git, base)
+    history = history_at(git, base)
+    tree = history.tree
     newest = max((file.commit.committed_at for file in tree.files.values()), default=datetime.now(UTC))
     now = max(datetime.now(UTC), newest)
     target = merged(tree, brought(git, base, head), now)
     files = [file for each in (tree, target) for file in each.files.values()]
     content = git.blobs(sorted({file.blob for file in files if is_read(file)}), settings.limits.max_bytes)
-    before = {key: understood(file, content, settings.limits) for key, file in tree.files.items()}
+    running = {key: understood(file, content, settings.limits) for key, file in tree.files.items()}
+    records = as_if_running(tree, running, now, settings.platform)
     preview = foresee(
         tree=target,
         parsed={
-            key: before[key] if tree.files.get(key) is file else understood(file, content, settings.limits)
+            key: running[key] if tree.files.get(key) is file else understood(file, content, settings.limits)
             for key, file in target.files.items()
         },
-        records=as_if_running(tree, before, now, settings.platform),
+        records=records,
         locate=assume_folders,
         cluster=None if asked.gpus is None else Cluster(asked.gpus, asked.gpus),
         now=now,
         platform=settings.platform,
         update_strategy=settings.serving.update_strategy,
+        gates=(
+            gate(_held(git, base, head, settings)),
+            *gates_of(history, settings.brake, RulesReader(git).read(target), records=records, now=now),
+        ),
     )
     return data(preview, base=base, head=head, against="base", new_users=target.users - tree.users)
 
@@ -82,6 +91,18 @@ def on_server(asked: Asked, settings: Settings, client: Client) -> dict[str, Any
     except ClientError as error:
         raise UpFailed(f"the server cannot plan this: {error}") from None
     return {**found, "head": head}
+
+
+def _held(git: Git, base: str, head: str, settings: Settings) -> dict[str, str]:
+    """Say which paths the policy would hold back, and why, if the branch ended with these commits as they are.
+
+    Raises NoSuchRevision, SourceUnreachable.
+    """
+    policy = Ownership.from_settings(settings, git.folder)
+    if policy is None:
+        return {}
+    held = left_held(policy.rule(commits_of(git, base, head)))
+    return {path: f"{why} (a merge would be its maker's instead)" for path, why in held.items()}
 
 
 def would_change(found: Mapping[str, Any]) -> bool:

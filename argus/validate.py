@@ -11,8 +11,19 @@ from pathlib import Path, PurePosixPath
 
 from argus.reports import FORMATS, Report
 from reconciler.core.desired import PLAIN_FILE
-from reconciler.findings import LINK, Finding, Rule, Severity, judge, judge_content, named_users, unknown_user
-from reconciler.names import USERS_FOLDER, is_user_id, split_path
+from reconciler.findings import (
+    LINK,
+    Finding,
+    Rule,
+    Severity,
+    judge,
+    judge_content,
+    judge_rules,
+    named_users,
+    unknown_user,
+)
+from reconciler.names import RULES_FILE, USERS_FOLDER, is_user_id, split_path
+from reconciler.rules import MAX_BYTES
 from reconciler.spec import Limits
 from reconciler.yamlsafe import quoted
 
@@ -110,8 +121,11 @@ def _files(root: Path, named: Iterable[Path]) -> Iterator[PurePosixPath]:
             yield from _walk(path, root)
         elif users.is_symlink():
             yield _relative(users, root)
-        elif path == root and users.is_dir():
-            yield from _walk(users, root)
+        elif path == root:
+            if os.path.lexists(root / RULES_FILE):
+                yield PurePosixPath(RULES_FILE)
+            if users.is_dir():
+                yield from _walk(users, root)
 
 
 def _walk(folder: Path, root: Path) -> Iterator[PurePosixPath]:
@@ -152,13 +166,17 @@ def _check(root: Path, file: PurePosixPath, owner: str | None, limits: Limits) -
     path = str(file)
     is_spec = split_path(path) is not None
     foreign = file.parts[0] != USERS_FOLDER
+    is_rules = path == RULES_FILE and owner is None
+    most = MAX_BYTES if is_rules else limits.max_bytes
     try:
         mode = _mode(root / file)
         if mode is None:
             return False, None
-        content = _read(root / file, limits.max_bytes) if (is_spec or foreign) and mode != LINK else b""
+        content = _read(root / file, most) if (is_spec or foreign) and mode != LINK else b""
     except OSError as error:
         return is_spec, Finding(path, Severity.ERROR, Rule.UNREADABLE, f"cannot be read: {error.strerror}")
+    if is_rules:
+        return False, judge_rules(path, mode, content)
     if foreign and owner is not None:
         return True, judge_content(path, content, owner=owner, suffix=None, limits=limits)
     if foreign:

@@ -40,7 +40,7 @@ from reconciler.names import RECONCILER_SOCKET
 from reconciler.settings import Settings
 from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.leadership import Claim, Keeper, Leadership, claim
-from reconciler.shell.ledger import EngineLog, SqlBoard, SqlLeases, SqlLedger
+from reconciler.shell.ledger import EngineLog, LedgerReader, SqlBoard, SqlLeases, SqlLedger
 from reconciler.shell.ledger.engine import open_engine
 from reconciler.shell.notes import GitNotes
 from reconciler.shell.probes import ProbeServer
@@ -209,7 +209,7 @@ def main(settings: Settings) -> int:
     vitals.connected()
     road = FrontRoad(settings.openai_base_url)
     reconciler = Reconciler(
-        source=GitSource.from_settings(settings),
+        source=GitSource.from_settings(settings, LedgerReader(engine).rulings),
         folders=DiskModelFolders(settings.private_root),
         runtime=runtime,
         front=publisher,
@@ -272,6 +272,7 @@ def rules(settings: Settings) -> Rules:
         retry_delays_s=settings.reconcile.retry_delays_s,
         platform=settings.platform,
         update_strategy=settings.serving.update_strategy,
+        brake=settings.brake,
     )
 
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
-from reconciler.core import requests, rewrites, verdicts
+from reconciler.core import requests, rewrites, room, verdicts
 from reconciler.core.desired import is_read, refused_by_mode, understood
-from reconciler.core.entities import ChangeKind, Commit, Event, FileChange, Record, SpecFile, Tree
+from reconciler.core.entities import (
+    ChangeKind,
+    Commit,
+    Event,
+    FileChange,
+    Observation,
+    Record,
+    SpecFile,
+    State,
+    Tree,
+)
 from reconciler.core.identity import Carried
-from reconciler.ports import LedgerState, Source
+from reconciler.core.ownership import Ruling
+from reconciler.ports import LedgerState, Reading, Source
 from reconciler.spec import Limits, ServingSpec, SpecRejected
 
 log = logging.getLogger(__name__)
@@ -29,7 +40,8 @@ class Branch:
 
     `rewritten` are the events that tell of a history that does not continue the one that was known; `is_rewritten`
     also where nothing was known. `carried` are identities to be remembered, None for no news of them. `trouble` is why
-    this is only the last revision that is known.
+    this is only the last revision that is known. `held` and `rulings` are as in `ports.Reading`; changes that do not
+    count are among `changes`.
     """
 
     tree: Tree
@@ -39,6 +51,8 @@ class Branch:
     is_rewritten: bool
     carried: Carried | None
     trouble: str | None
+    held: tuple[FileChange, ...] = ()
+    rulings: frozenset[Ruling] = frozenset()
 
     def parsed(self) -> dict[str, Parsed]:
         """Give what each file says, by model key."""
@@ -46,26 +60,32 @@ class Branch:
 
     def deletions(self) -> dict[str, Commit]:
         """Give the commits that removed a file, by model key."""
-        return {each.identity.model_key: each.commit for each in self.changes if each.kind is ChangeKind.DELETED}
+        return {each.identity.model_key: each.commit for each in self._counting() if each.kind is ChangeKind.DELETED}
 
     def requests(self, now: datetime) -> tuple[Event, ...]:
         """Give the events that tell what commits asked for."""
         return tuple(
-            requests.request(each, self._says(each.before), self._says(each.after), now) for each in self.changes
+            requests.request(each, self._says(each.before), self._says(each.after), now) for each in self._counting()
         )
 
     def asks(self, records: Mapping[str, Record]) -> tuple[verdicts.Ask, ...]:
         """Give what is to be judged: each change, and each file that a rewritten history holds by another commit."""
-        changed = {each.identity.model_key for each in self.changes}
+        changed = {each.identity.model_key for each in self._counting()}
         moved = [
             FileChange(ChangeKind.MODIFIED, file.identity, file.commit, None, file)
             for key, file in self.tree.files.items()
             if self.is_rewritten and key not in changed and key in records and records[key].commit != file.commit
         ]
         return tuple(
-            verdicts.Ask(each, (refused_by_mode(each.after) or self._says(each.after)) if each.after else None)
+            verdicts.Ask(each, self._asks_for(each.after) if each.held is None else None)
             for each in (*self.changes, *moved)
         )
+
+    def _counting(self) -> Iterator[FileChange]:
+        return (each for each in self.changes if each.held is None)
+
+    def _asks_for(self, file: SpecFile | None) -> Parsed | None:
+        return (refused_by_mode(file) or self._says(file)) if file is not None else None
 
     def _says(self, file: SpecFile | None) -> Parsed | None:
         return self.specs[_address(file)] if file is not None else None
@@ -85,22 +105,46 @@ class BranchReader:
         """Read the newest revision, and compare it with what the ledger knows. Raises SourceUnreachable."""
         reading = self._source.read(known.revision, known.carried)
         self._tell(reading.trouble)
-        tree, changes, carried = rewrites.settle(
-            known.revision, known.records, known.carried, reading.tree, reading.changes
-        )
+        counting, held = _apart(reading)
+        tree, changes, carried = rewrites.settle(known.revision, known.records, known.carried, reading.tree, counting)
         return Branch(
             tree=tree,
-            changes=changes,
+            # In the branch's order where that is known.
+            changes=reading.changes if reading.changes is not None and changes is counting else (*changes, *held),
             specs=self._specs(tree, changes),
             rewritten=rewrites.rewritten(known.revision, reading.tree, reading.changes, now),
             is_rewritten=reading.changes is None,
             carried=carried,
             trouble=reading.trouble,
+            held=reading.held,
+            rulings=reading.rulings,
         )
+
+    def orphans(self, tree: Tree, seen: Observation, now: datetime) -> dict[str, Record]:
+        """Give records of models that Serve holds and whose files are gone, as their files said last, by model key.
+
+        For a ledger that is new: it knows of no removal that was held, and would drop what runs without a word.
+        """
+        keys = {
+            key for key, found in seen.deployments.items() if key not in tree.files and room.unrecorded(None, found)
+        }
+        last = {each.identity.model_key: each for each in self._source.history()} if keys else {}
+        files = {key: last[key].before for key in keys & last.keys()}
+        known = {key: file for key, file in files.items() if file is not None and is_read(file)}
+        content = self._source.blobs({file.blob for file in known.values()}, self._limits.max_bytes) if known else {}
+        said = {key: understood(file, content, self._limits) for key, file in known.items()}
+        return {
+            key: Record(
+                file.identity, file.blob, file.commit, State.QUEUED, now, spec=spec, deployment=seen.deployments[key]
+            )
+            for key, file in known.items()
+            if isinstance(spec := said[key], ServingSpec)
+        }
 
     def _specs(self, tree: Tree, changes: tuple[FileChange, ...]) -> Mapping[Address, Parsed]:
         files = [*tree.files.values()]
-        files += [file for change in changes for file in (change.before, change.after) if file is not None]
+        counting = (change for change in changes if change.held is None)
+        files += [file for change in counting for file in (change.before, change.after) if file is not None]
         needed = {_address(file): file for file in files}
         new = {file.blob for address, file in needed.items() if address not in self._parsed and is_read(file)}
         content = self._source.blobs(new, self._limits.max_bytes) if new else {}
@@ -117,6 +161,15 @@ class BranchReader:
         elif trouble is None and self._stale:
             log.info("the spec repository answers again")
         self._stale = trouble is not None
+
+
+def _apart(reading: Reading) -> tuple[tuple[FileChange, ...] | None, tuple[FileChange, ...]]:
+    """Give the changes that count (None where only trees tell), and those that are held."""
+    if reading.changes is None:
+        return None, reading.held
+    held = tuple(each for each in reading.changes if each.held is not None)
+    counting = tuple(each for each in reading.changes if each.held is None) if held else reading.changes
+    return counting, held
 
 
 def _address(file: SpecFile) -> Address:

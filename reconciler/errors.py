@@ -26,6 +26,12 @@ class SourceUnreachable(Unreachable):
     code = "source_unreachable"
 
 
+class BranchInDoubt(SourceUnreachable):
+    """The branch was rewritten, and nobody who may write everywhere stands for that: nothing new counts until then."""
+
+    code = "branch_in_doubt"
+
+
 class RuntimeUnreachable(Unreachable):
     """Ray or Serve does not answer, or not in time."""
 

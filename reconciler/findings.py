@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import PurePosixPath
 
-from reconciler.core.desired import refused_by_mode
+from reconciler import rules
+from reconciler.core.desired import PLAIN_FILE, refused_by_mode
 from reconciler.core.entities import Commit, SpecFile
 from reconciler.core.identity import Keys
 from reconciler.names import (
+    RULES_FILE,
     SPEC_ENDING,
     SUFFIX_RULE,
     USER_ID_RULE,
@@ -45,6 +47,7 @@ class Rule(StrEnum):
     UNREADABLE = "file-unreadable"
     IGNORED = "file-ignored"
     UNKNOWN_USER = "user-unknown"
+    RULES = "rules-invalid"
 
 
 LINK = "120000"
@@ -57,6 +60,7 @@ RULES = {
     Rule.MODE: "A spec is a plain file: neither executable nor a link.",
     Rule.UNREADABLE: "A file of the repository must be readable.",
     Rule.IGNORED: f"Only {USERS_FOLDER}/<user_id>/<suffix>{SPEC_ENDING} is read; any other file there does nothing.",
+    Rule.RULES: f"{RULES_FILE} must be well-formed: while it is not, its last good version counts.",
     Rule.UNKNOWN_USER: "Where CODEOWNERS names owners of users' folders, each user's folder has one.",
 }
 
@@ -103,6 +107,17 @@ def judge_content(path: str, content: bytes, *, owner: str, suffix: str | None, 
         return None
     rule = Rule(f"spec-{said.problem}")
     return Finding(path, Severity.ERROR, rule, said.message, said.field, said.line, said.column)
+
+
+def judge_rules(path: str, mode: str, content: bytes) -> Finding | None:
+    """Say what is wrong with the file of rules (`names.RULES_FILE`); None where all is well."""
+    if mode != PLAIN_FILE:
+        message = f"{path} has git mode {mode}: right would be a plain file (mode {PLAIN_FILE})"
+        return Finding(path, Severity.ERROR, Rule.MODE, message)
+    said = rules.parse(content)
+    if not isinstance(said, rules.RulesRefused):
+        return None
+    return Finding(path, Severity.ERROR, Rule.RULES, said.message, None, said.line, said.column)
 
 
 def why_ignored(path: str) -> str | None:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from reconciler.branch import Branch, BranchReader
 from reconciler.chronicle import Chronicle, NoNotes
-from reconciler.core import progress, room, routing, verdicts
+from reconciler.core import gates, ownership, progress, room, routing, verdicts
 from reconciler.core.arrivals import arrivals, held_back
+from reconciler.core.brake import Brake
 from reconciler.core.cases import Case
 from reconciler.core.desired import Wanted, desired
 from reconciler.core.entities import Observation, Record
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.plan import Plan, differs, plan
+from reconciler.gatekeeper import Gatekeeper
 from reconciler.locating import locate
 from reconciler.ports import (
     Advance,
@@ -45,6 +47,7 @@ class Rules:
     retry_delays_s: tuple[float, ...]
     platform: str
     update_strategy: UpdateStrategy = "auto"
+    brake: Brake = field(default_factory=Brake)
 
 
 def _may_always() -> None:
@@ -71,12 +74,14 @@ class Reconciler:
     notes: Notes = field(default_factory=NoNotes)
     _reader: BranchReader = field(init=False)
     _chronicle: Chronicle = field(init=False)
+    _gatekeeper: Gatekeeper = field(init=False)
     _others_gpus: float | None = None
 
     def __post_init__(self) -> None:
         """Keep the ways to the branch and to the notes."""
         self._reader = BranchReader(self.source, self.rules.limits)
         self._chronicle = Chronicle(self.notes, self.ledger)
+        self._gatekeeper = Gatekeeper(self.source, self.rules.brake)
 
     def reconcile_once(self) -> progress.Progress:
         """Bring what runs one step closer to what the repository wants, write down what happened, and give it.
@@ -86,38 +91,46 @@ class Reconciler:
         what is then true.
         """
         now, delays_s = self.clock(), self.rules.retry_delays_s
-        known = self.ledger.load()
+        last = self.ledger.load()
+        known = replace(last, records=ownership.unmarked(last.records))
         branch = self._reader.read(known, now)
         past = self._past(known)
         seen = self._reached(known.records, self.runtime.observe())
 
         have = progress.observed(known.records, seen, now, delays_s)
-        want = desired(branch.tree, branch.parsed(), have.records)
+        if known.revision is None:
+            have = replace(have, records={**self._reader.orphans(branch.tree, seen, now), **have.records})
+        asked = desired(branch.tree, branch.parsed(), have.records)
+        passed = self._gatekeeper.let_pass(branch.tree, asked, have.records, seen, now, known.revision)
+        want = passed.wanted
         records = progress.committed(have.records, want, branch.deletions(), now)
         load_times = known.load_times.after(have.loads)
         decided = self._decide(want, records, seen, load_times, now)
         outcome = progress.decided(records, decided, now, delays_s)
         self._act(decided, outcome, seen, now)
 
-        events = branch.rewritten + branch.requests(now) + have.events + outcome.events
+        told = ownership.marked(outcome.records, branch.held, last.records, now)
+        holds = gates.events(last.records, told, now)
+        events = branch.rewritten + branch.requests(now) + passed.events + holds + have.events + outcome.events
         self.ledger.record(
             known.base,
             Advance(
                 revision=branch.tree.revision,
-                records=progress.stamped(known.records, outcome.records, now),
+                records=progress.stamped(last.records, told, now),
                 events=events,
                 users=branch.tree.users,
-                status=_status(seen, branch, now, self._chronicle.error),
+                status=_status(seen, branch, now, self._chronicle.error, passed.trouble),
                 load_times=load_times if have.loads else None,
                 carried=branch.carried,
                 cases=self._judge(known, branch, want=want, decided=decided, outcome=outcome, past=past, now=now),
                 restored=past,
+                rulings=branch.rulings if branch.rulings != known.rulings else None,
             ),
         )
         self._chronicle.publish(now)
         for event in events:
             log.info("%s %s at %s by %s", event.event_type, event.model_key, event.commit[:12], event.author)
-        return progress.Progress(outcome.records, events)
+        return progress.Progress(told, events)
 
     def look(self) -> None:
         """Read what a pass would, and change nothing: whoever waits for the lease stays connected and warm.
@@ -200,7 +213,9 @@ class Reconciler:
         )
 
 
-def _status(seen: Observation, branch: Branch, now: datetime, notes_error: str | None) -> PlatformStatus:
+def _status(
+    seen: Observation, branch: Branch, now: datetime, notes_error: str | None, rules_error: str | None
+) -> PlatformStatus:
     return PlatformStatus(
         seen_at=now,
         revision=branch.tree.revision,
@@ -210,4 +225,5 @@ def _status(seen: Observation, branch: Branch, now: datetime, notes_error: str |
         free_gpus=seen.cluster.free_gpus,
         error=branch.trouble,
         notes_error=notes_error,
+        rules_error=rules_error,
     )

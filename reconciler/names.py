@@ -17,6 +17,9 @@ RECONCILER_SOCKET = "reconciler.sock"
 USERS_FOLDER = "users"
 SPEC_ENDING = ".yaml"
 
+RULES_FILE = "argus.yaml"
+"""What holds changes back for now, at the repository's root."""
+
 SUFFIX_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 """`model_id` as a user writes it: 1 to 63 characters, the first a letter or a digit."""
 
@@ -65,6 +68,11 @@ def split_path(path: str) -> SpecName | None:
         return None
     user_id, suffix = parts[1], parts[2].removesuffix(SPEC_ENDING)
     return SpecName(user_id, suffix) if is_user_id(user_id) and is_suffix(suffix) else None
+
+
+def spelt(path: str) -> str:
+    """Spell a path of the repository in ASCII, whatever bytes git has there."""
+    return path.encode("ascii", "backslashreplace").decode()
 
 
 def user_of_path(path: str) -> str | None:

@@ -14,6 +14,8 @@ from reconciler.core.arrivals import Arrival
 from reconciler.core.cases import Case, CaseId
 from reconciler.core.entities import (
     App,
+    Commit,
+    Declared,
     Event,
     FileChange,
     Located,
@@ -25,6 +27,7 @@ from reconciler.core.entities import (
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
 from reconciler.core.lease import Lease
+from reconciler.core.ownership import Ruling
 from reconciler.core.routes import Name, RoutingTable
 from reconciler.spec import HubSource, LocalSource
 
@@ -37,11 +40,16 @@ class Reading:
     (rewritten history) or was not given: then only comparing trees tells what is new.
 
     `trouble` says why this is only what was last fetched: the repository does not answer. None where it is the newest.
+
+    `held` are the changes that do not count (`core.ownership`) and are the newest of their files; `rulings` names all
+    commits with paths that do not count on this branch. `tree` is what counts.
     """
 
     tree: Tree
     changes: tuple[FileChange, ...] | None
     trouble: str | None = None
+    held: tuple[FileChange, ...] = ()
+    rulings: frozenset[Ruling] = frozenset()
 
 
 class Source(Protocol):
@@ -62,6 +70,25 @@ class Source(Protocol):
 
     def history(self) -> tuple[FileChange, ...]:
         """Give everything that ever happened to spec files on the branch, oldest first, as it was last read."""
+        ...
+
+    def declared(self, commits: Collection[str]) -> tuple[Declared, ...]:
+        """Give the commits with trailers from the earliest of `commits` on, oldest first, as the branch was last read.
+
+        Of a commit that is not on the branch nobody can say what came after it: only the newest one counts for it.
+        Trailers that Argus does not read are no trailers.
+        """
+        ...
+
+    def removals(self, model_keys: Collection[str]) -> Mapping[str, Commit]:
+        """Give the commits that took these models' files away, by model key, as far as the branch as last read has any.
+
+        A model whose file is there may have one, too: from before its identity was carried over.
+        """
+        ...
+
+    def precedes(self, sha: str, other: str) -> bool:
+        """Say whether `sha` is `other` or came before it, both being on the branch as last read."""
         ...
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
@@ -107,13 +134,16 @@ class LedgerState:
     carried: Carried | None = None
     cases: tuple[Case, ...] = ()
     """The open ones, oldest first."""
+    rulings: frozenset[Ruling] = frozenset()
+    """What of the branch up to `revision` does not count."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlatformStatus:
     """What the reconciler last saw of itself and of Serve, for status pages. `error` is None after a good pass.
 
-    `notes_error` says why verdicts cannot be published as git notes; None while they can.
+    `notes_error` says why verdicts cannot be published as git notes; None while they can. `rules_error` says why the
+    newest `argus.yaml` does not count; None where it does.
     """
 
     seen_at: datetime
@@ -124,6 +154,7 @@ class PlatformStatus:
     free_gpus: float
     error: str | None
     notes_error: str | None = None
+    rules_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +165,7 @@ class Advance:
     `carried` takes the place of what the ledger has of it; None leaves that.
     `cases` are those that were opened, changed or closed, in the branch's order; one that has a verdict got it in this
     pass. `restored` are closed ones that git notes told of.
+    `rulings` take the place of what the ledger has of them; None leaves that.
     """
 
     revision: str | None
@@ -145,11 +177,12 @@ class Advance:
     carried: Carried | None = None
     cases: Sequence[Case] = ()
     restored: Sequence[Case] = ()
+    rulings: frozenset[Ruling] | None = None
 
     def moves(self, revision: str | None) -> bool:
         """Say whether this changes what `Ledger.load` gives, for a ledger at `revision`."""
         anew = (self.records, self.events, self.load_times, self.carried, self.cases)
-        return any(anew) or self.revision != revision
+        return any(anew) or self.rulings is not None or self.revision != revision
 
 
 class Ledger(Protocol):

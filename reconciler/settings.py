@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from reconciler.core.brake import Brake
 from reconciler.errors import SettingsError
+from reconciler.names import is_user_id
 from reconciler.spec import Limits, UpdateStrategy
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -56,6 +58,42 @@ class PathSettings(_Section):
     private_root: str = "/private"
 
 
+def _checked_users(users: tuple[str, ...]) -> tuple[str, ...]:
+    for user in users:
+        if user != "*" and not is_user_id(user):
+            raise PydanticCustomError("no_user", "each user is a user id, or * for whoever may write everywhere")
+    return users
+
+
+Users = Annotated[tuple[str, ...], AfterValidator(_checked_users)]
+Authors = dict[Annotated[str, Field(pattern=r"^[^\s<>@]{1,100}@[^\s<>@]{1,150}$")], Users]
+"""Who may write what: users by the e-mail address of a commit's author."""
+
+
+class OwnershipSettings(_Section):
+    """Whose commits count in `users/<u>/`. Files and folders are relative to the state folder."""
+
+    policy: Literal["trust_branch", "author_map", "signed"] = "trust_branch"
+    authors: Authors = Field(default_factory=dict)
+    authors_file: str | None = None
+    signers: str | None = None
+    signing_key: str = "signing-key"
+    platform_keys: tuple[str, ...] = ()
+    since: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+
+    @model_validator(mode="after")
+    def _says_who(self) -> Self:
+        if self.policy == "author_map" and not self.authors and self.authors_file is None:
+            raise PydanticCustomError(
+                "no_authors", "the policy author_map needs authors or authors_file, or nobody's commits would count"
+            )
+        if self.policy == "signed" and self.signers is None:
+            raise PydanticCustomError(
+                "no_signers", "the policy signed needs signers (a folder with keys), or nobody's commits would count"
+            )
+        return self
+
+
 class SpecRepoSettings(_Section):
     """The spec repository. Without `url` it is the embedded bare repository `specs.git` in the state folder.
 
@@ -71,6 +109,7 @@ class SpecRepoSettings(_Section):
     ca_file: str | None = None
     ssh_key_file: str | None = None
     known_hosts_file: str | None = None
+    ownership: OwnershipSettings = OwnershipSettings()
 
     @field_validator("url")
     @classmethod
@@ -113,6 +152,8 @@ class ReconcileSettings(_Section):
     retry_delays_s: tuple[Seconds, ...] = Field(default=(15, 60, 300, 900), min_length=1)
     takeover_s: Annotated[float, Field(ge=1, le=600)] = 10
     pass_limit_s: Annotated[float, Field(ge=30, le=86400)] = 300
+    removal_share: Annotated[float, Field(ge=0, le=1)] = 0.3
+    removal_at_least: Annotated[int, Field(ge=1, le=1_000_000)] = 3
     probe_host: str = "127.0.0.1"
     probe_port: Port | None = None
 
@@ -217,6 +258,11 @@ class Settings(_Section):
             max_replicas=self.serving.max_replicas,
             max_gpus_per_replica=self.serving.max_gpus_per_replica,
         )
+
+    @property
+    def brake(self) -> Brake:
+        """How many models are too many to remove at once."""
+        return Brake(share=self.reconcile.removal_share, at_least=self.reconcile.removal_at_least)
 
     @property
     def platform(self) -> str:

@@ -64,15 +64,18 @@ class Repository:
         at: datetime | None = None,
         source: WrittenBy = "git",
         modes: Mapping[str, str] = NO_MODES,
+        message: str = "change",
+        trailers: Mapping[str, str] = NO_MODES,
     ) -> str:
         """Put `files` (path to content, None removes) on the branch as one commit, and give its SHA."""
         at = at or EPOCH + timedelta(seconds=self.commits)
         self.commits += 1
         committer = f"{API_NAME} <{API_EMAIL}>" if source == "api" else "Carl <carl@example.org>"
         when = f"{int(at.timestamp())} +0000"
+        message += "".join(["\n\n", *(f"{name}: {value}\n" for name, value in trailers.items())]) if trailers else ""
         lines = [
             f"commit refs/heads/{self.branch}\nauthor {author} <{author}@example.org> {when}\n"
-            f"committer {committer} {when}\ndata 6\nchange\n".encode()
+            f"committer {committer} {when}\ndata {len(message.encode())}\n{message}\n".encode()
         ]
         if head := self.head():
             lines.append(f"from {head}\n".encode())

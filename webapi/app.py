@@ -13,8 +13,10 @@ from reconciler.settings import Settings
 from reconciler.shell.admin_token import admin_token
 from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, VerdictReader, open_ledger
+from reconciler.shell.signing_key import SigningKey
 from reconciler.shell.source import GitSource
 from webapi import auth, commits, logs, openapi, parts, problems, readiness
+from webapi.brakes import brakes
 from webapi.docs import docs
 from webapi.health import health
 from webapi.history import history
@@ -24,6 +26,7 @@ from webapi.planning import plans
 from webapi.rollback import rollback
 from webapi.status import status
 from webapi.store import SpecStore
+from webapi.suspending import suspending
 from webapi.users import users
 
 log = logging.getLogger("webapi")
@@ -39,7 +42,7 @@ def create_app(settings: Settings, on_lost_ledger: Callable[[], None] = lambda: 
     return assemble(
         Parts(
             settings=settings,
-            store=SpecStore(GitSource.from_settings(settings), reader),
+            store=SpecStore(GitSource.from_settings(settings, reader.rulings), reader, sign=_signature(settings)),
             folders=DiskModelFolders(settings.private_root),
             reader=reader,
             verdicts=VerdictReader(engine),
@@ -64,7 +67,9 @@ def assemble(platform: Parts) -> Flask:
     logs.install(app, _log_followers(platform.settings))
     commits.install(app, platform.settings.api.threads)
     app.after_request(_write_log)
-    for api in (health, users, models, history, rollback, commits.commits, plans, logs.logs, status):
+    for api in (
+        health, users, models, history, rollback, commits.commits, plans, brakes, suspending, logs.logs, status,
+    ):  # fmt: skip
         app.register_api(api)
     app.register_blueprint(docs)
     return app
@@ -85,6 +90,12 @@ def _write_log(response: Response) -> Response:
 def _log_followers(settings: Settings) -> int:
     """Leave half of the threads to requests that end by themselves."""
     return min(settings.api.log_followers, max(1, settings.api.threads // 2))
+
+
+def _signature(settings: Settings) -> Callable[[bytes], bytes] | None:
+    """Give what signs the API's commits, where that is looked at."""
+    asked = settings.spec_repo.ownership
+    return SigningKey(settings.home / asked.signing_key).sign if asked.policy != "trust_branch" else None
 
 
 def _version() -> str:

@@ -129,7 +129,9 @@ def _implied(platform: Parts, past: Past, known: Sequence[Case], revision: str |
 def _implied_case(platform: Parts, change: FileChange, later: FileChange | None, *, is_new: bool) -> Case:
     removes = change.kind is ChangeKind.DELETED
     verdict: Verdict | None = None
-    if not is_new and later is not None:
+    if not is_new and change.held is not None:
+        verdict = Verdict.HELD
+    elif not is_new and later is not None:
         verdict = Verdict.SUPERSEDED
     elif not is_new and removes:
         record = platform.reader.model(change.identity.model_key)
@@ -142,6 +144,7 @@ def _implied_case(platform: Parts, change: FileChange, later: FileChange | None,
         removes=removes,
         stages=Stages(change.commit.committed_at),
         verdict=verdict,
+        message=change.held,
         superseded_by=later.commit.sha if verdict is Verdict.SUPERSEDED and later else None,
     )
 

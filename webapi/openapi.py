@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from reconciler.spec import ServingSpec
-from webapi import bodies, plan_schemas, schemas
+from webapi import bodies, hold_schemas, plan_schemas, schemas
 
 PREFIX = "/api/v2"
 
@@ -53,6 +53,9 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
     schemas.SpecPatch,
     schemas.NewUser,
     schemas.RollbackRequest,
+    hold_schemas.FreezeOverride,
+    hold_schemas.RemovalsAllowed,
+    hold_schemas.Suspended,
     plan_schemas.PlanRequest,
 )
 _ANSWERS: tuple[type[BaseModel], ...] = (
@@ -60,6 +63,8 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
     schemas.CommitView,
     schemas.ErrorBody,
     schemas.HealthView,
+    hold_schemas.HeldRemovals,
+    hold_schemas.HoldWritten,
     schemas.IssuedTokenView,
     schemas.ModelDetail,
     schemas.ModelHistory,

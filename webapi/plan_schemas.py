@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from reconciler.core.effects import Effect
+from reconciler.core.entities import HoldKind
 
 MOST_PLANNED = 100
 """How many files one request may plan."""
@@ -69,6 +70,13 @@ class Amount(Answer):
     after: int
 
 
+class PlannedHold(Answer):
+    """What holds a change back, and what it would do otherwise."""
+
+    kind: HoldKind
+    then: Effect
+
+
 class PlannedChange(Answer):
     """What would happen to one model."""
 
@@ -87,6 +95,7 @@ class PlannedChange(Answer):
     field: str | None
     line: int | None
     column: int | None
+    held: PlannedHold | None = Field(description="Why it would not count for now (`message` says it); null: it would.")
 
 
 class PlannedUntouched(Answer):

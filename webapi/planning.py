@@ -13,12 +13,13 @@ from http import HTTPStatus
 from typing import Any
 
 from reconciler.core.desired import is_read, understood
-from reconciler.core.entities import Cluster, Located, Record, SpecFile, Tree, Unusable
-from reconciler.core.history import Entry, PathChange
+from reconciler.core.entities import Cluster, Entry, Located, Record, SpecFile, Tree, Unusable
+from reconciler.core.history import PathChange
 from reconciler.core.plandata import data
 from reconciler.core.preview import Collision, foresee, merged
+from reconciler.gatekeeper import RulesReader, gates_of
 from reconciler.locating import locate
-from reconciler.names import SPEC_ENDING, USERS_FOLDER, spec_path, split_path, user_of_path
+from reconciler.names import RULES_FILE, SPEC_ENDING, USERS_FOLDER, spec_path, split_path, user_of_path
 from reconciler.ports import ModelFolders
 from reconciler.shell.objects import object_id
 from reconciler.shell.revisions import NoSuchRevision, brought, resolve
@@ -70,7 +71,7 @@ def plan_change() -> dict[str, Any]:
         target = merged(tree, change.paths, now)
     except Collision as error:
         raise Conflict(str(error), paths=list(error.paths)) from None
-    folders = _Remembered(platform.folders)
+    folders, source = _Remembered(platform.folders), platform.store.source
     preview = foresee(
         tree=target,
         parsed=_parsed(platform, target, records, change.content),
@@ -81,6 +82,8 @@ def plan_change() -> dict[str, Any]:
         platform=platform.settings.platform,
         update_strategy=platform.settings.serving.update_strategy,
         load_times=known.load_times,
+        gates=gates_of(source, platform.settings.brake, RulesReader(source).read(target), records=records, now=now),
+        removals=source.removals(records.keys() - target.files.keys()),
     )
     found = data(
         preview,
@@ -172,7 +175,7 @@ def _of_commit(platform: Parts, head: str, tree: Tree) -> _Change:
             "the repository has no such commit that began on its branch; push it, or send the files"
         ) from None
     _refuse_others(change.path for change in changes)
-    changed = tuple(change for change in changes if split_path(change.path))
+    changed = tuple(change for change in changes if split_path(change.path) or change.path == RULES_FILE)
     if len(changed) > plan_schemas.MOST_PLANNED:
         raise Invalid(f"the commit changes {len(changed)} specs; {plan_schemas.MOST_PLANNED} is the most", field="head")
     return _Change(changed)

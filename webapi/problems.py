@@ -109,6 +109,16 @@ class PreconditionFailed(RequestProblem):
         self.headers = {} if current is None else {"ETag": f'"{current}"'}
 
 
+class HeadMoved(RequestProblem):
+    """412: the branch is not where the caller saw it."""
+
+    status = HTTPStatus.PRECONDITION_FAILED
+    code = "precondition_failed"
+
+    def __init__(self, current: str | None) -> None:
+        super().__init__("the branch has moved since; look at what is there now, and try again", current=current)
+
+
 class Unprocessable(RequestProblem):
     """422: understood, and still nothing that can be done."""
 
@@ -184,6 +194,8 @@ def _later(error: ArgusError) -> Answer:
     log.warning("%s: %s", error.code, error)
     message = {
         "source_unreachable": "the spec repository does not answer; try again",
+        "branch_in_doubt": "the branch was rewritten, and nobody who may write everywhere stands for that; an admin's "
+        "commit on top of it, or the old branch, puts that right",
         "ledger_unreachable": "the ledger does not answer; try again",
         "moved": "others wrote at the same time, too often in a row; try again",
     }.get(error.code, "something behind the API does not answer; try again")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from reconciler.core.cases import Verdict
-from reconciler.core.entities import ChangeKind, EventType, Health, State, WrittenBy
+from reconciler.core.entities import ChangeKind, EventType, Health, HoldKind, State, WrittenBy
 from reconciler.core.times import iso
 from reconciler.names import USER_ID_PATTERN, USER_ID_RULE
 from reconciler.spec import UpdateStrategy
@@ -84,6 +84,16 @@ class ModelProgress(_Answer):
     free_gpus: int | None = Field(description="While it waits: the GPUs that nobody holds.")
 
 
+class ModelHeld(_Answer):
+    """A change of a model that is in git and does not count for now: the model goes on as it was."""
+
+    kind: HoldKind = Field(description="brake: it would remove too much at once. policy: its author may not.")
+    message: str
+    since: UtcTime = Field(description="When it was first held so.")
+    commit: str = Field(description="The commit that brought the change.", examples=[_SHA_EXAMPLE])
+    removes: bool = Field(description="Whether the change is the removal of the model.")
+
+
 class ServingModel(_Answer):
     """A model: what git wants of it, and what was done and seen. Null where no version of its file was ever valid."""
 
@@ -105,6 +115,7 @@ class ServingModel(_Answer):
     serving_commit: str | None = Field(description="The commit that answers requests; null while none does.")
     progress: ModelProgress | None = Field(description="Null where the model is as it is wanted, or has failed.")
     blob: str | None = Field(description="The file's content in git, as in `ETag`; null where there is no file.")
+    held: ModelHeld | None = Field(description="The newest change, while it does not count; null where all counts.")
 
 
 class ModelList(_Answer):
@@ -305,6 +316,26 @@ class ReconcilerSummary(_Answer):
     notes_error: str | None = Field(description="Why verdicts are not published as git notes; null while they are.")
 
 
+class FreezeNow(_Answer):
+    """A freeze that is on."""
+
+    until: UtcTime
+    reason: str | None
+    users: list[str] | None = Field(description="Whom it is about; null: everybody.")
+
+
+class HoldsSummary(_Answer):
+    """What keeps changes that are on the branch from counting now."""
+
+    held: dict[HoldKind, int] = Field(description="How many models have a change that is held, by kind.")
+    removals: int = Field(description="How many running models the mass-delete brake keeps.")
+    suspended_all: str | None = Field(description='Why all is suspended ("": no reason given); null where it is not.')
+    suspended_users: int
+    suspended_models: int
+    freezes: list[FreezeNow]
+    rules_error: str | None = Field(description="Why the newest argus.yaml does not count; null where it does.")
+
+
 class PlatformSummary(_Answer):
     """The platform in a few numbers."""
 
@@ -313,8 +344,10 @@ class PlatformSummary(_Answer):
     revision: RevisionSummary
     models: dict[State, int] = Field(description="How many models there are in each state.")
     reconciler: ReconcilerSummary
+    holds: HoldsSummary | None = Field(description="Null where the repository cannot be read.")
     events: list[ModelEvent] = Field(
-        default=[], description="The newest 20 that are about no single model (HISTORY_REWRITTEN), in order of time."
+        default=[],
+        description="The newest 20 that are about no single model (e.g. HISTORY_REWRITTEN), in order of time.",
     )
 
 

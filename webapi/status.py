@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
 from reconciler.core.entities import PLATFORM, State
 from reconciler.errors import SourceUnreachable
-from webapi import openapi, reading, schemas, views
+from webapi import holding, openapi, reading, schemas, views
 from webapi.auth import require_admin
 from webapi.parts import Parts, parts
 
@@ -29,23 +30,28 @@ def read_status() -> dict[str, Any]:
     """
     require_admin()
     platform = parts()
-    counted, head, trouble = _models(platform)
+    counted, head, trouble, holds = _repository(platform)
     summary = views.platform(
         counted,
         head,
         platform.reader.status(),
         fetched_at=platform.store.fetched_at(),
         trouble=trouble,
+        holds=holds,
         events=[event for _, event in platform.reader.recent_events(PLATFORM, MOST_EVENTS)],
     )
     return summary.model_dump(mode="json")
 
 
-def _models(platform: Parts) -> tuple[Counter[State], str | None, str | None]:
-    """Count the models by state; with the branch's head, and what is wrong with the repository."""
+def _repository(
+    platform: Parts,
+) -> tuple[Counter[State], str | None, str | None, schemas.HoldsSummary | None]:
+    """Count the models by state; with the branch's head, what is wrong with the repository, and what is held back."""
     try:
         models, tree = reading.all_models(platform, None)
         read = [reading.with_spec(platform, model) for model in models]
+        records = [model.record for model in models if model.record is not None]
+        holds = holding.summary(platform, tree, records, datetime.now(UTC))
     except SourceUnreachable as error:
-        return Counter(record.state for record in platform.reader.models(None).values()), None, str(error)
-    return Counter(views.state(model) for model in read), tree.revision, platform.store.trouble
+        return Counter(record.state for record in platform.reader.models(None).values()), None, str(error), None
+    return Counter(views.state(model) for model in read), tree.revision, platform.store.trouble, holds

@@ -16,20 +16,22 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 from reconciler.core import rewrites
-from reconciler.core.entities import Commit, FileChange, Identity, Record, Tree
-from reconciler.core.history import API_EMAIL, API_NAME, Entry, PathChange, RawCommit
+from reconciler.core.entities import Commit, Entry, FileChange, Identity, Record, Tree
+from reconciler.core.history import ACCEPT, API_EMAIL, API_NAME, PathChange, RawCommit
 from reconciler.core.identity import Carried, moment
 from reconciler.errors import ArgusError, Moved, SourceUnreachable
-from reconciler.names import split_path
+from reconciler.names import RULES_FILE, split_path
 from reconciler.shell.git import STALE_LOCK_S, clean, scrub
 from reconciler.shell.objects import FILE_MODE, FOLDER_MODE, Kind, TreeEntry, object_id, parse_tree, tree_with
 from reconciler.shell.source import GitSource, Past
 from webapi.diffs import diffs
+
+T = TypeVar("T")
 
 MAX_BLOB_BYTES = 1024 * 1024
 """What is read of a file at most. Anything longer is no spec, and is cut to one byte more so that it shows."""
@@ -111,13 +113,17 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """The branch at one commit, around one path: the trees from the root down, and the file."""
+    """The branch at one commit, around one path: the trees from the root down, and the file.
+
+    `entry` and `content` are what counts (`core.ownership`), `stands` what git has: the same, unless that is held.
+    """
 
     head: str | None
     committed_at: int
     trees: tuple[bytes, ...]
     content: bytes | None
     entry: Entry | None
+    stands: Entry | None
 
 
 @dataclass(slots=True)
@@ -144,8 +150,11 @@ class SpecStore:
         *,
         clock: Callable[[], float] = time.time,
         stale_lock_s: float = STALE_LOCK_S,
+        sign: Callable[[bytes], bytes] | None = None,
     ) -> None:
         """Write to the repository of `source`. `clock` gives seconds since the epoch.
+
+        `sign` puts the platform's signature into a commit object; without it commits are not signed.
 
         `ledger` is asked for identities that history does not tell any more; without one, only history counts.
         `stale_lock_s` is the age in seconds from which a lock file of git's counts as left behind by a killed process.
@@ -157,6 +166,7 @@ class SpecStore:
         self._judged: tuple[str, str | None] | None = None
         self._clock = clock
         self._stale_lock_s = stale_lock_s
+        self._sign = sign
         self._turn = threading.Lock()
 
     @property
@@ -196,6 +206,8 @@ class SpecStore:
     def text(self, path: str) -> bytes | None:
         """Give a file's content at the head that `read` gives, cut to `MAX_BLOB_BYTES` + 1; None where there is none.
 
+        It is what counts: of a file that is held (`core.ownership`), what was accepted last.
+
         Raises SourceUnreachable, and ValueError on a path that nobody may write.
         """
         _checked(path)
@@ -204,6 +216,8 @@ class SpecStore:
         return self._source.healing(lambda: self._text(path))
 
     def _text(self, path: str) -> bytes | None:
+        if self._is_ruled(path):
+            return self._content(self._source.counting(path)[1])
         [found] = self._git.describe([f"refs/heads/{self._source.branch}:{path}"])
         if found is None or found.kind != "blob":
             return None
@@ -264,6 +278,49 @@ class SpecStore:
         if not _AUTHOR.match(author):
             raise ValueError(f"{author!r} is no author's name")
         wanted = _Write(path, change, author, subject, body, model_key, condition)
+        return self._in_turn(lambda: self._try(wanted))
+
+    def declare(
+        self,
+        trailers: Mapping[str, str],
+        *,
+        author: str,
+        subject: str,
+        body: str = "",
+        condition: Condition | None = None,
+    ) -> str:
+        """Say something by one commit of `author` with these trailers, which changes no file. Gives its SHA.
+
+        `condition` is asked about the head (its SHA, None for a branch unborn) that the commit goes on top of.
+
+        Raises Moved, Unreachable and ValueError as `write` does, and NotAFileError where the branch is unborn.
+        """
+        if not _AUTHOR.match(author):
+            raise ValueError(f"{author!r} is no author's name")
+        said = "\n".join(f"{name}: {scrub(value)}" for name, value in trailers.items())
+        message = "\n\n".join(part for part in (scrub(subject), body.strip(), said) if part)
+        return self._in_turn(lambda: self._try_declaring(dict(trailers), author, message, condition))
+
+    def _try_declaring(
+        self, trailers: Mapping[str, str], author: str, message: str, condition: Condition | None
+    ) -> str | None:
+        self._source.fetch_for_write()
+        self._source.refuse_if_doubtful()
+        [head] = self._source.healing(lambda: self._git.describe([f"refs/heads/{self._source.branch}^{{commit}}"]))
+        if condition is not None:
+            condition(head.id if head is not None else None)
+        if head is None:
+            raise NotAFileError("the branch has no commit yet, so there is nothing to say something about")
+        [found] = self._git.contents([head.id])
+        content, commit = self._commit_object(_tree_of(found), head.id, _committed_at(found), author, message)
+        self._git.write_objects([("commit", content)])
+        if not self._source.publish(commit.sha, head.id):
+            return None
+        self._source.follow(RawCommit(commit, head.id, (), trailers), RULES_FILE)
+        return commit.sha
+
+    def _in_turn(self, attempt: Callable[[], T | None]) -> T:
+        """Try until something has landed, with other threads of this process one at a time. Raises Moved."""
         deadline = time.monotonic() + self._source.timeout_s
         # Threads of one process take turns, which spares them losing races to each other.
         while not self._turn.acquire(timeout=_LOOK_EVERY_S):
@@ -271,12 +328,12 @@ class SpecStore:
             if time.monotonic() > deadline:
                 raise Moved("other writes took all the time there was; try again")
         try:
-            for attempt in range(1_000_000):
-                if attempt:
+            for number in range(1_000_000):
+                if number:
                     # 2, 4, 8 … 256 ms at most, each writer a different part of it
-                    time.sleep(random.uniform(0, 0.001 * 2 ** min(attempt, 8)))
-                if (written := self._try(wanted)) is not None:
-                    return written
+                    time.sleep(random.uniform(0, 0.001 * 2 ** min(number, 8)))
+                if (landed := attempt()) is not None:
+                    return landed
                 if time.monotonic() > deadline:
                     break
                 if not self._source.remote:
@@ -286,7 +343,7 @@ class SpecStore:
         raise Moved(f"branch {self._source.branch} kept moving for {self._source.timeout_s:g} s; try again")
 
     def _settle_identities(self) -> bool:
-        """Read history under the identities that the ledger knows. Gives True where that changed anything.
+        """Read history under the identities and rulings that the ledger knows. Gives True where that changed anything.
 
         Where the ledger stands at a revision that the branch no longer has, the loop's next pass will carry identities
         over: what it will find is found here first, so that nobody is told of a model that never was.
@@ -295,6 +352,7 @@ class SpecStore:
             return False
         before = self._source.carried
         revision, since = self._ledger.standing()
+        is_other = self._source.agree(revision)
         if since != self._carried_since or (self._judged is not None and self._holds(revision)):
             carried = self._ledger.carried()
             self._source.carry(carried)
@@ -304,7 +362,7 @@ class SpecStore:
             self._source.tree(max_age_s=math.inf)  # what is on this disk
             if not self._holds(revision):
                 self._judge(revision, self._source.tree())  # or else this mirror is behind
-        return self._source.carried is not before
+        return is_other or self._source.carried is not before
 
     def _holds(self, revision: str | None) -> bool:
         return revision is None or self._source.holds(revision)
@@ -321,7 +379,9 @@ class SpecStore:
         path, model_key = wanted.path, wanted.model_key
         self._source.fetch_for_write()
         self._settle_identities()
+        self._source.refuse_if_doubtful()
         seen = self._source.healing(lambda: self._look(path))
+        seen = self._as_it_counts(seen, path) if seen is not None else None
         if seen is None:
             return None
         before = seen.content
@@ -336,14 +396,19 @@ class SpecStore:
         after = wanted.change(before)
         if before != seen.content and after is not None:
             raise Moved(f"{path} is another model's file now")
-        if after == before and (before is None or (seen.entry and seen.entry.mode == PLAIN)):
+        is_same = after == before and (before is None or (seen.entry and seen.entry.mode == PLAIN))
+        if is_same and seen.stands == seen.entry:
             return self._unchanged(seen, path)
         if wanted.first is None:
             wanted.first = seen
         elif wanted.first.entry != seen.entry:
             raise Overtaken(path, self._last_change(wanted.first.head, path), self._last_change(seen.head, path))
         line = wanted.subject if isinstance(wanted.subject, str) else wanted.subject(before, after)
-        message = "\n\n".join(part for part in (scrub(line), wanted.body.strip()) if part)
+        body = wanted.body.strip()
+        if seen.stands != seen.entry and seen.stands == _plain(after):
+            # Git has it so already, and that is held: no change of the file could say that it is meant.
+            body = f"{body}\n{ACCEPT}: {path}".strip()
+        message = "\n\n".join(part for part in (scrub(line), body) if part)
         made = self._commit(seen, path, after, wanted.author, message)
         if not self._source.publish(made.commit.sha, seen.head):
             return None
@@ -368,7 +433,7 @@ class SpecStore:
         head, *above, file = self._git.describe([f"{ref}^{{commit}}", f"{ref}^{{tree}}", *places, f"{ref}:{path}"])
         if head is None:
             born = self._git.head(self._source.branch)  # raises where the branch is damaged
-            return _Seen(None, 0, (b"",) * len(above), None, None) if born is None else None
+            return _Seen(None, 0, (b"",) * len(above), None, None, None) if born is None else None
         if any(found is not None and found.kind != "tree" for found in above) or (file and file.kind != "blob"):
             raise NotAFileError(f"{path} cannot be written: the repository has something else in its place")
         there = [found.id for found in above if found]
@@ -383,7 +448,28 @@ class SpecStore:
         content = None
         if file:
             content = contents[-1] if small else self._git.blobs([file.id], MAX_BLOB_BYTES)[file.id]
-        return _Seen(head.id, _committed_at(commit), trees, content, entries[-1])
+        return _Seen(head.id, _committed_at(commit), trees, content, entries[-1], entries[-1])
+
+    def _as_it_counts(self, seen: _Seen, path: str) -> _Seen | None:
+        """Put what counts at a path in the place of what is held there; None where the branch has moved on.
+
+        A change that was asked for here must not bring a stranger's with it.
+        """
+        if not self._is_ruled(path) or seen.head is None:
+            return seen
+        revision, counts = self._source.counting(path)
+        if revision != seen.head:
+            return None
+        if counts == seen.entry:
+            return seen
+        return replace(seen, entry=counts, content=self._content(counts))
+
+    def _is_ruled(self, path: str) -> bool:
+        """Say whether what counts at a path may be something else than git has there."""
+        return self._source.is_ruled and (path == RULES_FILE or split_path(path) is not None)
+
+    def _content(self, entry: Entry | None) -> bytes | None:
+        return None if entry is None else self._git.blobs([entry.blob], MAX_BLOB_BYTES)[entry.blob]
 
     def _commit(self, seen: _Seen, path: str, after: bytes | None, author: str, message: str) -> RawCommit:
         """Store a commit on top of what was seen."""
@@ -393,7 +479,7 @@ class SpecStore:
         if after is not None:
             objects.append(("blob", after))
             entry = TreeEntry(FILE_MODE, name, bytes.fromhex(object_id("blob", after)))
-        written = Entry(PLAIN, entry.id.hex()) if entry else None
+        written = _plain(after)
         # From the file's folder up to the root. A folder without entries is none, but for the root.
         levels = zip(reversed(seen.trees), reversed([*folders, name]), reversed([b"", *folders]), strict=True)
         for tree, child, parent in levels:
@@ -402,23 +488,33 @@ class SpecStore:
             if content or not parent:
                 objects.append(("tree", content))
             entry = TreeEntry(FOLDER_MODE, parent, bytes.fromhex(root)) if content else None
+        content, commit = self._commit_object(root, seen.head, seen.committed_at, author, message)
+        objects.append(("commit", content))
+        self._git.write_objects(objects)
+        return RawCommit(commit, seen.head, (PathChange(path, seen.entry, written),))
+
+    def _commit_object(
+        self, root: str, parent: str | None, parents_time: int, author: str, message: str
+    ) -> tuple[bytes, Commit]:
         # Time never runs backwards along the branch, whatever the clocks of those who write say.
-        at = max(int(self._clock()), seen.committed_at)
+        at, email = max(int(self._clock()), parents_time), f"{author.replace(' ', '.')}@users.argus"
         lines = [
             f"tree {root}",
-            *([f"parent {seen.head}"] if seen.head else []),
-            f"author {author} <{author.replace(' ', '.')}@users.argus> {at} +0000",
+            *([f"parent {parent}"] if parent else []),
+            f"author {author} <{email}> {at} +0000",
             f"committer {API_NAME} <{API_EMAIL}> {at} +0000",
             "",
             f"{message}\n",
         ]
         content = "\n".join(lines).encode()
-        objects.append(("commit", content))
-        self._git.write_objects(objects)
+        if self._sign is not None:
+            content = self._sign(content)
         sha = object_id("commit", content)
         subject = clean(message.partition("\n")[0].encode())
-        commit = Commit(sha=sha, author=author, committed_at=moment(str(at)), source="api", subject=subject)
-        return RawCommit(commit, seen.head, (PathChange(path, seen.entry, written),))
+        commit = Commit(
+            sha=sha, author=author, committed_at=moment(str(at)), source="api", subject=subject, email=email
+        )
+        return content, commit
 
     def _unchanged(self, seen: _Seen, path: str) -> Written | None:
         """Say who last changed a file that stays as it is; None where the branch has moved on."""
@@ -439,6 +535,11 @@ class SpecStore:
         return out.decode().strip() or None
 
 
+def _plain(content: bytes | None) -> Entry | None:
+    """Give what a tree holds where a file with this content was written."""
+    return Entry(PLAIN, object_id("blob", content)) if content is not None else None
+
+
 def _entry(tree: bytes, name: str) -> Entry | None:
     """Find a name in a tree."""
     for entry in parse_tree(tree):
@@ -457,5 +558,5 @@ def _committed_at(commit: bytes) -> int:
 
 
 def _checked(path: str) -> None:
-    if not _PATH.match(path):
+    if path != RULES_FILE and not _PATH.match(path):
         raise ValueError(f"{path!r} is no path that may be written")

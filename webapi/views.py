@@ -43,7 +43,9 @@ class Model:
         if self.file is None:
             return False
         record = self.record
-        return record is None or record.state in _GONE or record.commit.sha != self.file.commit.sha
+        if record is None or record.state in _GONE:
+            return True
+        return self.file.commit.sha not in {record.commit.sha, record.held.commit.sha if record.held else None}
 
 
 def joined(files: Mapping[str, SpecFile], records: Mapping[str, Record]) -> list[Model]:
@@ -55,6 +57,8 @@ def joined(files: Mapping[str, SpecFile], records: Mapping[str, Record]) -> list
 def state(model: Model) -> State:
     """Say which state a model is in."""
     record = model.record
+    if model.file is None and record is not None and record.held is not None:
+        return record.state  # its removal does not count now
     if model.file is None:
         return State.DELETED if record is not None and record.state is State.DELETED else State.DELETING
     if record is not None and not model.is_ahead:
@@ -88,6 +92,7 @@ def serving_model(model: Model, openai_base_url: str, now: datetime) -> schemas.
         state=state(model),
         endpoint=schemas.Endpoint(openai_base_url=openai_base_url, model=identity.model_id),
         error_summary=_error_summary(model),
+        held=_held(model),
         created_at=identity.created_at,
         updated_at=max(_times(model)),
         commit=commit(model),
@@ -152,6 +157,7 @@ def platform(
     head: str | None,
     status: PlatformStatus | None,
     *,
+    holds: schemas.HoldsSummary | None,
     fetched_at: datetime | None = None,
     trouble: str | None = None,
     events: Sequence[Event] = (),
@@ -160,6 +166,7 @@ def platform(
 
     `head` is the revision of the branch, None while it is unborn or cannot be read. `trouble` says why that is not the
     newest; `fetched_at` is about the copy of a remote repository, `events` those that are about no model.
+    `holds` is what keeps changes from counting now; None where that is not known.
     """
     return schemas.PlatformSummary(
         app=schemas.AppSummary(
@@ -177,6 +184,7 @@ def platform(
             error=status.error if status else None,
             notes_error=status.notes_error if status else None,
         ),
+        holds=holds,
         events=[event_view(event) for event in events],
     )
 
@@ -184,7 +192,20 @@ def platform(
 def _error_summary(model: Model) -> str | None:
     if model.is_ahead:
         return model.spec.message if isinstance(model.spec, SpecRejected) else None
-    return model.record.error_summary if model.record else None
+    held = _held(model)
+    if model.record is None or held is None:
+        return model.record.error_summary if model.record else None
+    failed = model.record.error_summary if model.record.state is State.FAILED else None
+    return f"{failed}; {held.message}" if failed else held.message
+
+
+def _held(model: Model) -> schemas.ModelHeld | None:
+    held = model.record.held if model.record is not None and not model.is_ahead else None
+    if held is None:
+        return None
+    return schemas.ModelHeld(
+        kind=held.kind, message=held.message, since=held.since, commit=held.commit.sha, removes=held.removes
+    )
 
 
 def _progress(model: Model, now: datetime) -> schemas.ModelProgress | None:

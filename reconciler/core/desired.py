@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from reconciler.core.entities import Located, Record, SpecFile, Tree, Unusable
+from reconciler.core.entities import Commit, HoldKind, Located, Record, SpecFile, Tree, Unusable
 from reconciler.core.retry import waits
 from reconciler.core.workload import engine_version
 from reconciler.spec import (
@@ -24,16 +24,29 @@ PLAIN_FILE = "100644"
 
 
 @dataclass(frozen=True, slots=True)
+class Withheld:
+    """Why what a file says now does not count for the time being (`core.gates`)."""
+
+    kind: HoldKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """One model as the repository wants it.
 
-    `spec` is what its file says now, or why that is refused. `effective` is what is worked towards: the file's spec,
-    or while that is refused the last one that was accepted (None where there never was one).
+    `spec` is what its file says now, or why that is refused or withheld. `effective` is what is worked towards: the
+    file's spec, or while that does not count the last one that was accepted (None where there never was one).
+
+    Of a change that is withheld, `newer` is the commit, and `is_gone` says that it takes the file away; `file` then is
+    what was accepted.
     """
 
     file: SpecFile
-    spec: ServingSpec | SpecRejected
+    spec: ServingSpec | SpecRejected | Withheld
     effective: ServingSpec | None
+    newer: Commit | None = None
+    is_gone: bool = False
 
 
 def desired(

@@ -30,6 +30,8 @@ class Effect(StrEnum):
     """The model's folder cannot be served; whatever runs of the model goes on."""
     HOLD = "hold"
     """The version failed before and waits for its next try; whatever runs of the model goes on."""
+    WITHHOLD = "withhold"
+    """It would not count for now: a brake, a freeze, a suspension; whatever runs of the model goes on."""
     FALL_BACK = "fall_back"
     """The version failed: what answered last takes its place, or nothing does."""
     NONE = "none"

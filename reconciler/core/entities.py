@@ -23,7 +23,8 @@ class Commit:
     """A commit on the branch, as events and records carry it.
 
     `author` is the author's name as git has it (a user id for commits made by the API); `source` tells the
-    API's commits (committer `Argus`) from everybody else's.
+    API's commits (committer `Argus`) from everybody else's. `email` is the author's; what was written down of a commit
+    before Argus looked at e-mails has none, and is the same commit.
     """
 
     sha: str
@@ -31,6 +32,23 @@ class Commit:
     committed_at: datetime
     source: WrittenBy
     subject: str = ""
+    email: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A commit of the branch that says something to Argus beside its files: its trailers, those that Argus reads."""
+
+    commit: Commit
+    trailers: Mapping[str, str] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a revision holds at a path: git's mode, six octal digits, and the id of the object."""
+
+    mode: str
+    blob: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +83,39 @@ class ChangeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """One commit's effect on one spec file. `before` and `after` are None where the file is absent."""
+    """One commit's effect on one spec file. `before` and `after` are None where the file is absent.
+
+    `held` says why it has no effect: whoever wrote it may not. Then `after` is what the file was to be.
+    """
 
     kind: ChangeKind
     identity: Identity
     commit: Commit
     before: SpecFile | None
     after: SpecFile | None
+    held: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RulesVersion:
+    """What a commit made of `names.RULES_FILE`; `entry` is None where it took the file away."""
+
+    commit: Commit
+    entry: Entry | None
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The spec repository at one revision. `files` is keyed by model key; `revision` is None for a branch unborn."""
+    """The spec repository at one revision. `files` is keyed by model key; `revision` is None for a branch unborn.
+
+    `tip` is the commit at `revision`, and `rules` the versions of `names.RULES_FILE` up to there, newest first.
+    """
 
     revision: str | None
     files: Mapping[str, SpecFile]
     users: frozenset[str]
+    tip: Commit | None = None
+    rules: tuple[RulesVersion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +246,10 @@ class EventType(StrEnum):
     RECOVERED = "RECOVERED"
     DELETED = "DELETED"
     HISTORY_REWRITTEN = "HISTORY_REWRITTEN"
+    CHANGE_HELD = "CHANGE_HELD"
+    CHANGE_RELEASED = "CHANGE_RELEASED"
+    FREEZE_OVERRIDDEN = "FREEZE_OVERRIDDEN"
+    RULES_REJECTED = "RULES_REJECTED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +297,31 @@ class Waiting:
     position: int | None
 
 
+class HoldKind(StrEnum):
+    """Why a change on the branch does not count now."""
+
+    BRAKE = "brake"
+    """It would remove too much at once."""
+    SUSPENDED = "suspended"
+    FROZEN = "frozen"
+    POLICY = "policy"
+    """Whoever wrote it may not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A change that is on the branch and does not count: why, since when, and the commit that brought it.
+
+    Shown, never believed: every pass finds out anew what is held. `removes` says that the file is gone.
+    """
+
+    kind: HoldKind
+    message: str
+    since: datetime
+    commit: Commit
+    removes: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """What the ledger knows of one model.
@@ -265,6 +329,8 @@ class Record:
     `commit` is the revision that is wanted; `spec` what it says, None while no version of the file was ever
     acceptable, and the last acceptable one while `rejection` is set. `applied` is what the runtime was last asked
     to run, `serving` what last answered, each with its commit.
+
+    While `held` is set, the branch says something newer that does not count: all else is about what does.
 
     `asked_at` is when what is wanted was first seen: its place in line goes by that. `since` is when the start or the
     wait that is under way began, and `load_estimate_s` how long such a start has taken before, in seconds; both None
@@ -289,3 +355,4 @@ class Record:
     since: datetime | None = None
     load_estimate_s: int | None = None
     waiting: Waiting | None = None
+    held: Held | None = None

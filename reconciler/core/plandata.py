@@ -58,7 +58,7 @@ def data(
 
 
 def _change(change: Change) -> Mapping[str, Any]:
-    identity, rejection = change.identity, change.rejection
+    identity, rejection, held = change.identity, change.rejection, change.held
     return {
         "path": identity.path,
         "user_id": identity.user_id,
@@ -75,6 +75,7 @@ def _change(change: Change) -> Mapping[str, Any]:
         "field": rejection.field if rejection else None,
         "line": rejection.line if rejection else None,
         "column": rejection.column if rejection else None,
+        "held": {"kind": held.kind.value, "then": change.then.value} if held and change.then else None,
     }
 
 

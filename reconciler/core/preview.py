@@ -15,16 +15,18 @@ from types import MappingProxyType
 from typing import Any
 
 from reconciler.core import progress, requests, room
-from reconciler.core.desired import Wanted, desired
+from reconciler.core.desired import Wanted, Withheld, desired
 from reconciler.core.effects import Effect
 from reconciler.core.entities import (
     Cluster,
     Commit,
     Deployment,
+    Entry,
     Health,
     Identity,
     Located,
     Record,
+    RulesVersion,
     SpecFile,
     State,
     Tree,
@@ -32,18 +34,16 @@ from reconciler.core.entities import (
     Workload,
 )
 from reconciler.core.estimates import LoadTimes
-from reconciler.core.history import Entry, PathChange
+from reconciler.core.gates import Gate, Pending, gated, pending
+from reconciler.core.history import UNBORN, PathChange
 from reconciler.core.outcomes import outcome
 from reconciler.core.plan import Plan, plan
 from reconciler.errors import ArgusError
-from reconciler.names import SpecName, split_path, user_of_path
+from reconciler.names import RULES_FILE, SpecName, split_path, user_of_path
 from reconciler.spec import ServingSpec, SpecRejected, UpdateStrategy
 
 ANY_ROOM = Cluster(1e9, 1e9)
 """What is planned with where nobody knows the cluster: everything fits."""
-
-UNBORN = "0" * 40
-"""The SHA that stands for the commit that would bring a change onto the branch."""
 
 _NO_LOADS = LoadTimes()
 
@@ -85,7 +85,8 @@ class Change:
     `is_new` models have their key and name from the merge: what `identity` says of them is a stand-in. `touched` is
     False for a model whose own file stays as it is. `downtime` is None where nothing is replaced, or where only the
     cluster could tell. `fields` holds what the spec says otherwise (`from`, `to`), where both versions can be read;
-    `rejection` says where a file that cannot be used is wrong.
+    `rejection` says where a file that cannot be used is wrong. `held` is why the change would not count for now, and
+    `then` what it would do otherwise.
     """
 
     identity: Identity
@@ -98,6 +99,8 @@ class Change:
     fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
     message: str | None = None
     rejection: SpecRejected | None = None
+    held: Withheld | None = None
+    then: Effect | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +123,11 @@ def merged(tree: Tree, changes: Iterable[PathChange], at: datetime) -> Tree:
     files = {file.identity.path: file for file in tree.files.values()}
     users = set(tree.users)
     commit = Commit(UNBORN, "", at, "git")
+    rules = tree.rules
     collisions = []
     for change in changes:
+        if change.path == RULES_FILE:
+            rules = (RulesVersion(commit, change.after), *rules)
         if change.after is not None and (user_id := user_of_path(change.path)):
             users.add(user_id)
         name = split_path(change.path)
@@ -141,7 +147,7 @@ def merged(tree: Tree, changes: Iterable[PathChange], at: datetime) -> Tree:
     if collisions:
         raise Collision(collisions)
     by_key = MappingProxyType({file.identity.model_key: file for file in files.values()})
-    return Tree(revision=tree.revision, files=by_key, users=frozenset(users))
+    return Tree(revision=tree.revision, files=by_key, users=frozenset(users), tip=commit, rules=rules)
 
 
 def as_if_running(
@@ -178,6 +184,8 @@ def foresee(
     platform: str,
     update_strategy: UpdateStrategy = "auto",
     load_times: LoadTimes = _NO_LOADS,
+    gates: Iterable[Gate] = (),
+    removals: Mapping[str, Commit] = MappingProxyType({}),
 ) -> Preview:
     """Say what the next pass would do if `tree` were the branch's newest revision.
 
@@ -191,33 +199,57 @@ def foresee(
         platform: What the platform's configuration adds to every engine (`core.workload`).
         update_strategy: How models are updated whose spec does not say.
         load_times: How long earlier starts took.
+        gates: What may hold changes back, in their order.
+        removals: The commits that took away files which the branch has lost already (`Source.removals`).
     """
-    wanted = desired(tree, parsed, records)
-    known = progress.committed(records, wanted, {})
-    decided = plan(
-        wanted=wanted,
-        folders=locate(wanted, known),
-        records=known,
-        cluster=cluster or ANY_ROOM,
-        now=now,
-        platform=platform,
-        update_strategy=update_strategy,
-        others_gpus=room.others(cluster, known.values(), None) if cluster else 0.0,
-        deployments={key: record.deployment for key, record in records.items() if record.deployment is not None},
-        load_times=load_times,
-    )
-    return preview(records, wanted, decided, cluster)
+    deployments = {key: record.deployment for key, record in records.items() if record.deployment is not None}
+
+    def decide(wanted: Mapping[str, Wanted]) -> Plan:
+        known = progress.committed(records, wanted, {})
+        return plan(
+            wanted=wanted,
+            folders=locate(wanted, known),
+            records=known,
+            cluster=cluster or ANY_ROOM,
+            now=now,
+            platform=platform,
+            update_strategy=update_strategy,
+            others_gpus=room.others(cluster, known.values(), None) if cluster else 0.0,
+            deployments=deployments,
+            load_times=load_times,
+        )
+
+    tree, parsed = _brought_back(tree, parsed, records)
+    asked = desired(tree, parsed, records)
+    changes = pending(asked, records, removals, tree, deployments)
+    wanted, counting = gated(asked, changes, gates)
+    decided = decide(wanted)
+    held = {key: change for key, change in changes.items() if key not in counting}
+    otherwise = preview(records, asked, decide(asked), cluster) if held else None
+    return preview(records, wanted, decided, cluster, held=held, otherwise=otherwise)
 
 
 def preview(
-    records: Mapping[str, Record], wanted: Mapping[str, Wanted], decided: Plan, cluster: Cluster | None
+    records: Mapping[str, Record],
+    wanted: Mapping[str, Wanted],
+    decided: Plan,
+    cluster: Cluster | None,
+    *,
+    held: Mapping[str, Pending] = MappingProxyType({}),
+    otherwise: Preview | None = None,
 ) -> Preview:
-    """Compare a plan with the records from before it."""
+    """Compare a plan with the records from before it.
+
+    `held` are the changes that gates hold back, and `otherwise` what would happen if they did not.
+    """
     changes = []
     untouched = []
+    then = {change.identity.model_key: change for change in otherwise.changes} if otherwise is not None else {}
     owners: dict[str, Shift] = defaultdict(Shift)
     for key in decided.actions:
         change = _change(records.get(key), wanted.get(key), decided, key, knows_room=cluster is not None)
+        if key in held and key in then:
+            change = _held(change, then[key], wanted[key], held[key])
         if change.effect is not Effect.NONE:
             changes.append(change)
         elif key in wanted:
@@ -255,6 +287,47 @@ def _change(before: Record | None, want: Wanted | None, decided: Plan, key: str,
         fields=_fields(before, want),
         message=message,
         rejection=rejected,
+    )
+
+
+def _brought_back(
+    tree: Tree, parsed: Mapping[str, ServingSpec | SpecRejected], records: Mapping[str, Record]
+) -> tuple[Tree, Mapping[str, ServingSpec | SpecRejected]]:
+    """Give models whose removal is held their own keys where a push brings their files back (`core.rewrites`)."""
+    back = {
+        record.identity.path: record.identity
+        for key, record in records.items()
+        if record.held is not None and record.held.removes and key not in tree.files
+    }
+    ours = {
+        key: back[file.identity.path]
+        for key, file in tree.files.items()
+        if file.commit.sha == UNBORN and file.identity.path in back
+    }
+    files = {
+        ours[key].model_key if key in ours else key: replace(file, identity=ours[key]) if key in ours else file
+        for key, file in tree.files.items()
+    }
+    says = {ours[key].model_key if key in ours else key: said for key, said in parsed.items()}
+    return (replace(tree, files=MappingProxyType(files)), says) if ours else (tree, parsed)
+
+
+def _held(stays: Change, then: Change, want: Wanted, pending: Pending) -> Change:
+    """Give a change that is held back: what it would do otherwise, with what runs in fact.
+
+    What is on the branch and held already is no effect of this change.
+    """
+    known = pending.record.held if pending.record is not None else None
+    if not isinstance(want.spec, Withheld) or (known is not None and known.commit.sha == pending.commit.sha):
+        return stays
+    return replace(
+        then,
+        effect=Effect.WITHHOLD,
+        downtime=None,
+        after=stays.after,
+        message=want.spec.message,
+        held=want.spec,
+        then=then.effect,
     )
 
 

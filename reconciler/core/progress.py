@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, assert_never
 
-from reconciler.core.desired import Wanted
+from reconciler.core.desired import Wanted, Withheld
 from reconciler.core.entities import (
     Commit,
     Deployment,
@@ -19,6 +19,7 @@ from reconciler.core.entities import (
     EventType,
     Failure,
     Health,
+    Held,
     Observation,
     Record,
     State,
@@ -77,11 +78,14 @@ def committed(
     after = dict(records)
     for key, want in wanted.items():
         record = records.get(key)
-        if record is None or record.commit.sha != want.file.commit.sha:
+        if isinstance(want.spec, Withheld) and want.newer is not None:
+            after[key] = _withhold(record, want, want.spec, want.newer, now)
+        elif record is None or record.commit.sha != want.file.commit.sha or record.held is not None:
             after[key] = _commit(record, want, now)
-    for key, commit in deletions.items():
-        if key in after and key not in wanted:
-            after[key] = replace(after[key], commit=commit)
+    for key, record in records.items():
+        if key not in wanted:
+            known = record.held.commit if record.held is not None and record.held.removes else record.commit
+            after[key] = replace(record, commit=deletions.get(key, known), held=None)
     return after
 
 
@@ -219,7 +223,22 @@ def _commit(record: Record | None, want: Wanted, now: datetime | None) -> Record
         rejection=rejection,
         error_summary=rejection.message if rejection else record.error_summary,
         asked_at=record.asked_at if stays or accepted is None else now,
+        held=None,
     )
+
+
+def _withhold(record: Record | None, want: Wanted, why: Withheld, newer: Commit, now: datetime | None) -> Record:
+    """Keep a model as it was accepted. One of which nothing ever was is known by the file that waits."""
+    file, had = want.file, record.held if record is not None else None
+    since = now or newer.committed_at
+    if had is not None and (had.kind, had.commit.sha) == (why.kind, newer.sha):
+        since = had.since
+    held = Held(why.kind, why.message, since, newer, removes=want.is_gone)
+    if record is None:
+        return Record(file.identity, file.blob, file.commit, State.QUEUED, newer.committed_at, held=held)
+    # What was refused is not what the file says any more.
+    summary = None if record.rejection is not None else record.error_summary
+    return replace(record, blob=file.blob, commit=file.commit, rejection=None, held=held, error_summary=summary)
 
 
 def _gpus(spec: ServingSpec | None) -> int:
@@ -249,7 +268,7 @@ def _decide(record: Record, action: Action, now: datetime, delays_s: Sequence[fl
         case Hold():
             return _hold(record, action, now)
         case Idle():
-            return replace(record, state=State.FAILED), None
+            return replace(record, state=State.FAILED if record.held is None else State.QUEUED), None
         case Remove():
             return _remove(record, now)
         case _:
@@ -257,8 +276,8 @@ def _decide(record: Record, action: Action, now: datetime, delays_s: Sequence[fl
 
 
 def _keep(record: Record, workload: Workload, commit: Commit) -> Record:
-    if record.rejection is not None and record.applied_commit is not None:
-        commit = record.applied_commit  # the commit that is refused is not the one that runs
+    if (record.rejection is not None or record.held is not None) and record.applied_commit is not None:
+        commit = record.applied_commit  # a commit that does not count is not the one that runs
     up = _going_on(record, workload)
     kept = replace(
         up, applied=workload, applied_commit=commit, failure=_of_version(record.failure, workload), waiting=None
@@ -387,7 +406,8 @@ def _still_wrong(record: Record) -> str | None:
 
 
 def _visible(record: Record) -> tuple[Any, ...]:
-    return (record.commit.sha, record.state, record.error_summary, record.serving_commit, record.applied, record.spec)
+    known = (record.commit.sha, record.state, record.error_summary, record.serving_commit, record.applied, record.spec)
+    return (*known, record.held)
 
 
 def _event(record: Record, event_type: EventType, commit: Commit, now: datetime, **payload: Any) -> Event:

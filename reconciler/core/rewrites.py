@@ -7,7 +7,7 @@ keys that hold at the new head are written down once (`Carried`), and the fold g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
@@ -38,6 +38,8 @@ def settle(
     carried = carried_over(known, records, tree, changes)
     if carried is not None and carried is not known:
         tree = rekeyed(tree, carried)
+        if changes is not None and brought_back(records, changes):
+            return tree, tuple(_renamed(change, carried) for change in changes), carried
         return tree, requests.between(records, tree), carried
     return tree, changes if changes is not None else requests.between(records, tree), None
 
@@ -47,14 +49,17 @@ def carried_over(
 ) -> Carried | None:
     """Give `known`, or what takes its place where history would give a living model's path to another model.
 
-    A file that a commit since then brought anew is another model; where history does not connect (`changes` is None),
-    nobody can tell, and the path decides.
+    A file that a commit since then brought anew is another model, unless the removal that went before never counted
+    (`brought_back`); where history does not connect (`changes` is None), nobody can tell, and the path decides.
     """
     made_anew = {change.identity.path for change in changes or () if change.kind is not ChangeKind.MODIFIED}
+    back = brought_back(records, changes) if changes is not None else _only_held_gone(records)
     lost = {
         record.identity.path: key
         for key, record in records.items()
-        if key not in tree.files and record.state not in _GONE and record.identity.path not in made_anew
+        if key not in tree.files
+        and record.state not in _GONE
+        and (record.identity.path in back if _is_held_gone(record) else record.identity.path not in made_anew)
     }
     if tree.revision is None or not lost or not lost.keys() & {file.identity.path for file in tree.files.values()}:
         return known
@@ -73,6 +78,36 @@ def carried_over(
         else:
             who[identity.path] = key
     return Carried(tree.revision, MappingProxyType(who))
+
+
+def brought_back(records: Mapping[str, Record], changes: Iterable[FileChange]) -> frozenset[str]:
+    """Give the paths of models whose removal is held, and which a push brought back: it is as if nothing had been.
+
+    A file that the API writes there is another model: its key was in the answer.
+    """
+    gone = {record.identity.path for record in records.values() if _is_held_gone(record)}
+    created = (change for change in changes if change.kind is ChangeKind.CREATED and change.commit.source == "git")
+    return frozenset(gone & {change.identity.path for change in created})
+
+
+def _only_held_gone(records: Mapping[str, Record]) -> frozenset[str]:
+    paths = {record.identity.path for record in records.values() if _is_held_gone(record)}
+    return frozenset(paths - {record.identity.path for record in records.values() if not _is_held_gone(record)})
+
+
+def _is_held_gone(record: Record) -> bool:
+    return record.held is not None and record.held.removes and record.state not in _GONE
+
+
+def _renamed(change: FileChange, carried: Carried) -> FileChange:
+    """Give a change under the identity that holds for its path now."""
+    path = change.identity.path
+    if path not in carried.keys:
+        return change
+    who = identity_of(carried.keys[path], path)
+    before = replace(change.before, identity=who) if change.before is not None else None
+    after = replace(change.after, identity=who) if change.after is not None else None
+    return replace(change, identity=who, before=before, after=after)
 
 
 def rekeyed(tree: Tree, carried: Carried) -> Tree:

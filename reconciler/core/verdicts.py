@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from reconciler.core.cases import LONGEST_MESSAGE, Case, CaseId, Stages, Verdict
-from reconciler.core.desired import Wanted
-from reconciler.core.entities import ChangeKind, FileChange, Record, State
+from reconciler.core.desired import Wanted, Withheld
+from reconciler.core.entities import ChangeKind, FileChange, HoldKind, Record, State
 from reconciler.core.plan import Action, Hold, Keep, Refuse, Remove, Scale, Settle, Start
 from reconciler.spec import ServingSpec, SpecRejected
 
@@ -85,7 +85,8 @@ def judged(
     docket = _Docket({case.model_key: case for case in known.values()})
     _open(docket, seen, {*on_record, *known}, before, now)
     for key, case in docket.open.items():
-        docket.open[key] = _advanced(case, actions.get(key), records.get(key), now, applied_at)
+        record, want = records.get(key), seen.wanted.get(key)
+        docket.open[key] = _held(case, want, record, now) or _advanced(case, actions.get(key), record, now, applied_at)
     after = {case.id: case for case in (*docket.closed, *docket.open.values())}
     order = [*known, *((ask.change.commit.sha, ask.change.identity.path) for ask in seen.asks)]
     return tuple(after[id_] for id_ in dict.fromkeys(order) if id_ in after and after[id_] != known.get(id_))
@@ -93,13 +94,20 @@ def judged(
 
 def _open(docket: _Docket, seen: Seen, exists: Collection[CaseId], before: Mapping[str, Record], now: datetime) -> None:
     """Open the cases of new changes, and close what the newer ones leave without a future."""
-    accepted: dict[str, ServingSpec | None] = {key: record.spec for key, record in before.items()}
+    # What asks for the same again as a change that is held, or takes it back, puts that aside: it is no NO_CHANGE.
+    accepted = {key: record.spec if record.held is None else None for key, record in before.items()}
     refused_after: dict[str, str] = {}  # model key -> the commit that brought rubbish on top of its open case
     for ask in seen.asks:
         case = _case(ask.change, now)
         key, sha, is_new = case.model_key, case.commit.sha, case.id not in exists
         current = docket.open.get(key)
-        if ask.says is None:
+        if ask.change.held is not None:
+            if is_new:
+                docket.close(case, Verdict.HELD, ask.change.held)
+        elif (why := _forbidden(seen.wanted.get(key), sha)) is not None:
+            if is_new:
+                docket.close(case, Verdict.HELD, why)
+        elif ask.says is None:
             if not seen.rewritten:
                 docket.supersede(key, sha)
                 docket.open |= {key: case} if is_new else {}
@@ -115,23 +123,30 @@ def _open(docket: _Docket, seen: Seen, exists: Collection[CaseId], before: Mappi
             docket.open |= {key: case} if is_new else {}
             accepted[key] = ask.says
             refused_after.pop(key, None)
-    _drop_what_nobody_wants(docket, seen, accepted, refused_after)
+    _drop_what_nobody_wants(docket, seen, accepted, refused_after, before)
 
 
 def _drop_what_nobody_wants(
-    docket: _Docket, seen: Seen, accepted: Mapping[str, ServingSpec | None], refused_after: Mapping[str, str]
+    docket: _Docket,
+    seen: Seen,
+    accepted: Mapping[str, ServingSpec | None],
+    refused_after: Mapping[str, str],
+    before: Mapping[str, Record],
 ) -> None:
     for key, case in list(docket.open.items()):
         want = seen.wanted.get(key)
+        held = before[key].held if key in before else None
         if case.removes:
-            if want is not None:
-                docket.supersede(key, want.file.commit.sha)
+            if want is not None and not want.is_gone:
+                docket.supersede(key, (want.newer or want.file.commit).sha)
         elif want is None:
             paths = {other.file.identity.path: other.file.commit.sha for other in seen.wanted.values()}
             docket.supersede(key, paths.get(case.path, seen.revision), "the branch was rewritten without this commit")
         elif want.effective != accepted.get(key) and key in refused_after:
             # Accepted, and overtaken by rubbish before any pass held at it: so none will ever work towards it.
             docket.supersede(key, refused_after[key])
+        elif held is not None and held.commit.sha == case.commit.sha != (want.newer or want.file.commit).sha:
+            docket.supersede(key, seen.revision, "the branch was rewritten without this commit")
 
 
 def _case(change: FileChange, now: datetime) -> Case:
@@ -151,7 +166,7 @@ def _reject(docket: _Docket, case: Case, why: SpecRejected) -> None:
 
 def _advanced(case: Case, action: Action | None, record: Record | None, now: datetime, applied_at: datetime) -> Case:
     """Bring an open case up to what was decided and observed."""
-    case = replace(case, stages=replace(case.stages, planned=case.stages.planned or now))
+    case = replace(case, message=None, stages=replace(case.stages, planned=case.stages.planned or now))
     if case.removes:
         return _removed(case, action, record, now, applied_at)
     if record is None:
@@ -166,6 +181,24 @@ def _advanced(case: Case, action: Action | None, record: Record | None, now: dat
             return replace(case, verdict=Verdict.FAILED, message=_why_failed(record))
         case _:
             return case  # it waits: for room, or for whatever else a plan may know
+
+
+def _forbidden(want: Wanted | None, sha: str) -> str | None:
+    """Say why a policy keeps a commit from counting, None where none does."""
+    if want is None or not isinstance(want.spec, Withheld) or want.newer is None or want.newer.sha != sha:
+        return None
+    return want.spec.message if want.spec.kind is HoldKind.POLICY else None
+
+
+def _held(case: Case, want: Wanted | None, record: Record | None, now: datetime) -> Case | None:
+    """Say what keeps a case from counting, None where nothing does. Only a policy ends it: all else passes."""
+    if want is None or not isinstance(want.spec, Withheld):
+        return None
+    if record is not None and record.spec is not None and case.commit.sha == record.commit.sha:
+        return None  # it is what was accepted
+    verdict = Verdict.HELD if want.spec.kind is HoldKind.POLICY else None
+    stages = replace(case.stages, planned=case.stages.planned or now)
+    return replace(case, verdict=verdict, message=_cut(want.spec.message), stages=stages)
 
 
 def _removed(case: Case, action: Action | None, record: Record | None, now: datetime, applied_at: datetime) -> Case:

@@ -140,10 +140,12 @@ class Git:
         timeout_s: float,
         config: Mapping[str, str] | None = None,
         access: RemoteAccess | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Run commands on the bare repository `folder`, each for at most `timeout_s`, with `config` on top of ours.
 
-        `access` is asked at each command that goes to a remote, and only those hear of it.
+        `access` is asked at each command that goes to a remote, and only those hear of it. `environment` is what the
+        programs need that git starts.
         """
         self.folder = folder
         self.timeout_s = timeout_s
@@ -157,6 +159,7 @@ class Git:
             "GIT_NO_REPLACE_OBJECTS": "1",
             "GIT_TERMINAL_PROMPT": "0",
             "GCM_INTERACTIVE": "never",
+            **(environment or {}),
         }
         if not {"GIT_SSH", "GIT_SSH_COMMAND"} & os.environ.keys():
             self._environment["GIT_SSH_COMMAND"] = "ssh -oBatchMode=yes"  # ssh asks nobody for a password either

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reconciler.core.entities import Tree
-from reconciler.core.history import History, PathChange
+from reconciler.core.history import History, PathChange, RawCommit
 from reconciler.errors import ArgusError, SourceUnreachable
 from reconciler.shell.git import Git, is_object_id, scrub
 from reconciler.shell.source import LOG, parse_log, path_change
@@ -43,8 +42,8 @@ def resolve(git: Git, name: str) -> str:
     return sha
 
 
-def tree_at(git: Git, sha: str) -> Tree:
-    """Give the specs at a commit with their identities, as the loop would if its branch ended there.
+def history_at(git: Git, sha: str) -> History:
+    """Give the history that ends at a commit, as the loop would read it if its branch ended there.
 
     Raises SourceUnreachable.
     """
@@ -53,7 +52,7 @@ def tree_at(git: Git, sha: str) -> Tree:
         history.extend(parse_log(git.run(*LOG, "--end-of-options", sha, "--")))
     except ValueError as error:
         raise SourceUnreachable(f"the history of {sha} cannot be read: {error}") from None
-    return history.tree
+    return history
 
 
 def brought(git: Git, base: str, head: str) -> tuple[PathChange, ...]:
@@ -62,12 +61,26 @@ def brought(git: Git, base: str, head: str) -> tuple[PathChange, ...]:
     Raises NoSuchRevision where the two have nothing in common (a shallow clone, or unrelated histories), and
     SourceUnreachable.
     """
+    fork = _fork(git, base, head)
+    out = git.run("diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", "--no-relative", fork, head)
+    tokens = out.split(b"\0")
+    return tuple(path_change(what, path) for what, path in zip(tokens[:-1:2], tokens[1::2], strict=False))
+
+
+def commits_of(git: Git, base: str, head: str) -> list[RawCommit]:
+    """Give the commits of `head`, along first parents and oldest first, since it parted from `base`.
+
+    Raises as `brought` does.
+    """
+    out = git.run(*LOG, "--end-of-options", head, f"^{_fork(git, base, head)}", "--")
+    return parse_log(out) if out else []
+
+
+def _fork(git: Git, base: str, head: str) -> str:
     outcome = git.attempt("merge-base", base, head)
     fork = outcome.out.decode(errors="replace").strip()
     if outcome.status != 0 or not is_object_id(fork):
         raise NoSuchRevision(
             f"{base[:12]} and {head[:12]} have no commit in common here; in a shallow clone, fetch all of the history"
         )
-    out = git.run("diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", "--no-relative", fork, head)
-    tokens = out.split(b"\0")
-    return tuple(path_change(what, path) for what, path in zip(tokens[:-1:2], tokens[1::2], strict=False))
+    return fork

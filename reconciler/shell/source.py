@@ -8,22 +8,25 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self, TypeVar
 
-from reconciler.core.entities import Commit, FileChange, SpecFile, Tree
-from reconciler.core.history import API_EMAIL, API_NAME, Entry, History, PathChange, RawCommit
+from reconciler.core.entities import Commit, Declared, Entry, FileChange, SpecFile, Tree
+from reconciler.core.history import API_EMAIL, API_NAME, TRAILERS, History, PathChange, RawCommit
 from reconciler.core.identity import Carried, moment
-from reconciler.errors import Moved, SourceUnreachable
+from reconciler.core.ownership import Rulings, recalled
+from reconciler.errors import BranchInDoubt, Moved, SourceUnreachable
+from reconciler.names import RULES_FILE
 from reconciler.ports import Reading
 from reconciler.settings import Settings
 from reconciler.shell.access import Access
 from reconciler.shell.fetching import IMPATIENT_PAUSE_S, LONGEST_PAUSE_S, Fetcher
 from reconciler.shell.git import Git, Outcome, clean, is_object_id, tells_of_damage
+from reconciler.shell.ownership import Ownership, Recall
 
 T = TypeVar("T")
 
@@ -44,7 +47,8 @@ HEAL_EVERY_S = 60.0
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]+:")
 
 _REMOTE_NAME = "spec"
-_COMMIT_FIELDS = ("%H", "%P", "%ct", "%cn", "%ce", "%an", "%s")
+_TRAILERS = "".join(f"key={name}," for name in TRAILERS)
+_COMMIT_FIELDS = ("%H", "%P", "%ct", "%cn", "%ce", "%an", "%ae", "%s", f"%(trailers:{_TRAILERS}unfold=true)")
 # `log` is one process where `rev-list | diff-tree --stdin` is two, and on 10,000 commits takes two thirds of the time.
 # What a repository's own configuration could do to it is switched off.
 LOG = (
@@ -52,6 +56,11 @@ LOG = (
     "--diff-merges=first-parent", "--ignore-submodules=none", "--no-show-signature", "--no-notes", "--no-color",
     "--format=" + "%x00".join(_COMMIT_FIELDS),
 )  # fmt: skip
+
+
+def folder_of(url: str, home: Path) -> Path:
+    """Say where the repository `url` is read: a local one in place, a remote one in its mirror below `home`."""
+    return home / MIRROR_FOLDER if is_remote(url) else Path(url).absolute()
 
 
 def is_remote(url: str) -> bool:
@@ -84,10 +93,12 @@ class GitSource:
         timeout_s: float = 30,
         access: Access | None = None,
         patience_s: float = PATIENCE_S,
+        ownership: Ownership | None = None,
     ) -> None:
         """Read `branch` of `url`. `timeout_s` limits each git command, not a whole read.
 
-        `patience_s` is how long a reader waits for a remote of which there is a copy.
+        `patience_s` is how long a reader waits for a remote of which there is a copy. `ownership` rules upon commits;
+        without it all of them count.
 
         Credentials belong into `access`: git itself shows a URL's in its process list.
         """
@@ -97,7 +108,10 @@ class GitSource:
         self._patience_s = patience_s
         self._config = {f"remote.{_REMOTE_NAME}.url": url} if self.remote else {}
         self._access = access
-        self.git = self._at(home / MIRROR_FOLDER if self.remote else Path(url).absolute())
+        self._ownership = ownership
+        self._doubt: _Doubt | None = None
+        self._agreed: str | None = None
+        self.git = self._at(folder_of(url, home))
         self._lock = threading.Lock()
         self._carried: Carried | None = None
         self._failed_at, self._failure = -math.inf, ""
@@ -107,12 +121,16 @@ class GitSource:
         self._healed_at: float | None = None
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """Give the source that the configuration names."""
-        repo = settings.spec_repo
-        access = Access.from_settings(settings)
+    def from_settings(cls, settings: Settings, recall: Recall = Rulings) -> Self:
+        """Give the source that the configuration names. `recall` tells what earlier passes ruled upon commits."""
+        repo, url, home = settings.spec_repo, settings.spec_repo_url, settings.home
         return cls(
-            settings.spec_repo_url, home=settings.home, branch=repo.branch, timeout_s=repo.timeout_s, access=access
+            url,
+            home=home,
+            branch=repo.branch,
+            timeout_s=repo.timeout_s,
+            access=Access.from_settings(settings),
+            ownership=Ownership.from_settings(settings, folder_of(url, home), recall),
         )
 
     def read(self, since: str | None, carried: Carried | None = None) -> Reading:
@@ -125,6 +143,7 @@ class GitSource:
             if since is None:
                 raise
             trouble = str(error)
+        self.agree(since)
         with self._alone():
             self._set_carried(carried)
             if trouble is not None:
@@ -132,8 +151,16 @@ class GitSource:
                 trouble = f"the spec repository does not answer, so its last known revision counts: {trouble}"
             else:
                 self._advance()
-            changes = self._history.changes_since(since) if since is not None else None
-            return Reading(tree=self._history.tree, changes=changes, trouble=trouble)
+            if self._doubt is not None:
+                trouble = self._doubt.why
+            history = self._history
+            return Reading(
+                tree=history.tree,
+                changes=history.changes_since(since) if since is not None else None,
+                trouble=trouble,
+                held=history.standing,
+                rulings=history.rulings,
+            )
 
     def hurry(self) -> None:
         """Keep `ports.Source.hurry`."""
@@ -168,6 +195,18 @@ class GitSource:
             self._advance()
             return self._history.head, self._history.at(path)
 
+    def counting(self, path: str) -> tuple[str | None, Entry | None]:
+        """Give the newest revision that this machine has, and what counts there at a spec's path, or at the rules'.
+
+        Raises SourceUnreachable.
+        """
+        with self._alone():
+            self._advance()
+            tree, file = self._history.tree, self._history.at(path)
+            if path == RULES_FILE:
+                return tree.revision, tree.rules[0].entry if tree.rules else None
+            return tree.revision, Entry(file.mode, file.blob) if file else None
+
     @property
     def carried(self) -> Carried | None:
         """The identities that history is read with."""
@@ -194,9 +233,41 @@ class GitSource:
             return self._history.life_of(model_key)
 
     @property
+    def is_ruled(self) -> bool:
+        """Say whether commits are ruled upon: then what counts may differ from what the branch holds."""
+        return self._ownership is not None
+
+    def agree(self, revision: str | None) -> bool:
+        """Rule as the loop did up to `revision`, which it last finished. Gives True where this side ruled otherwise.
+
+        That happens where a key or an address was registered between two processes' looks at a commit. Raises
+        LedgerUnreachable.
+        """
+        if self._ownership is None or revision in {None, self._agreed}:
+            return False
+        rulings = self._ownership.recall()
+        with self._lock:
+            self._agreed, history = revision, self._history
+            if rulings.revision is None or not history.holds(rulings.revision):
+                return False
+            mine = {each for each in history.rulings if history.precedes(each[0], rulings.revision)}
+            if mine == {each for each in rulings.held if history.holds(each[0])}:
+                return False
+            self._history = History(carried=self._carried)  # folded anew by the next read
+            return True
+
+    def refuse_if_doubtful(self) -> None:
+        """Raise BranchInDoubt where nobody vouches for a branch that was rewritten."""
+        if self._ownership is not None:
+            with self._alone():
+                self._advance()
+                if self._doubt is not None:
+                    raise BranchInDoubt(self._doubt.why)
+
+    @property
     def trouble(self) -> str | None:
-        """Why the remote could not be fetched the last time; None where it could."""
-        return self._fetcher.trouble
+        """Why the remote could not be fetched the last time, or its branch does not count; None where all is well."""
+        return self._fetcher.trouble or (self._doubt.why if self._doubt is not None else None)
 
     def fetched_at(self) -> datetime | None:
         """Say when the mirror was last brought up to date (UTC); None for a local repository, or if it never was."""
@@ -250,6 +321,21 @@ class GitSource:
                 raise
         finally:
             self._lock.release()
+
+    def declared(self, commits: Collection[str]) -> tuple[Declared, ...]:
+        """Keep `ports.Source.declared`."""
+        with self._lock:
+            return self._history.declared(commits)
+
+    def precedes(self, sha: str, other: str) -> bool:
+        """Keep `ports.Source.precedes`."""
+        with self._lock:
+            return self._history.precedes(sha, other)
+
+    def removals(self, model_keys: Collection[str]) -> Mapping[str, Commit]:
+        """Keep `ports.Source.removals`."""
+        with self._lock:
+            return self._history.removals(model_keys)
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
         """Keep `ports.Source.blobs`."""
@@ -421,16 +507,34 @@ class GitSource:
 
     def _follow_head(self) -> None:
         head = self.git.head(self.branch)
-        if head == self._history.head:
+        if self._doubt is not None and self._doubt.head != head:
+            self._doubt = None
+        if head == self._history.head or (self._doubt is not None and self._history.head is not None):
             return
         if head is None:
             self._history = History(carried=self._carried)
             return
         try:
-            self._extend(self._history, head)
+            if self._history.head is not None:
+                self._extend(self._history, head)
+                return
         except _NotContinued:
-            rebuilt = History(carried=self._carried)
+            pass
+        self._begin_anew(head)
+
+    def _begin_anew(self, head: str) -> None:
+        rebuilt = History(carried=self._carried)
+        try:
             self._extend(rebuilt, head)
+        except _Doubt as doubt:
+            if self._history.head is None:
+                try:
+                    self._extend(rebuilt, doubt.known)  # what a forced push drops stays in the repository for a while
+                except (_NotContinued, SourceUnreachable):
+                    raise BranchInDoubt(doubt.why) from None
+                self._history = rebuilt
+            self._doubt = doubt
+        else:
             self._history = rebuilt
 
     def _extend(self, history: History, head: str) -> None:
@@ -439,11 +543,42 @@ class GitSource:
             raise SourceUnreachable("git log gave an answer that cannot be read")
         if history.head is not None and raw[0].parent != history.head:
             raise _NotContinued
+        raw = self._ruled(raw) if history.head is not None else self._ruled_anew(raw)
         try:
             history.extend(raw)
         except ValueError as error:
             self._history = History(carried=self._carried)
             raise SourceUnreachable(f"the history of branch {self.branch} cannot be read: {error}") from None
+
+    def _ruled(self, commits: list[RawCommit]) -> list[RawCommit]:
+        return commits if self._ownership is None else self._ownership.rule(commits)
+
+    def _ruled_anew(self, commits: list[RawCommit]) -> list[RawCommit]:
+        """Rule upon a whole branch: as before up to where that was done, anew beyond. Raises _Doubt."""
+        if self._ownership is None:
+            return commits
+        rulings = self._ownership.recall()
+        places = {raw.commit.sha: place for place, raw in enumerate(commits)}
+        known = [places.get(sha, -1) for sha in (rulings.revision, self._ownership.since) if sha is not None]
+        if rulings.revision is not None and rulings.revision not in places:
+            known.append(places[self._voucher(commits, rulings.revision)])
+        done = max(known, default=-1) + 1
+        return [*recalled(commits[:done], rulings), *self._ruled(commits[done:])]
+
+    def _voucher(self, commits: list[RawCommit], known: str) -> str:
+        """Give the newest commit by an admin of those that a rewritten branch has and `known` does not. Raises _Doubt.
+
+        One that `known` has vouches for nothing: whoever winds the branch back to it did not make it.
+        """
+        head = commits[-1].commit.sha
+        listed = self.git.attempt("rev-list", "--first-parent", "--end-of-options", head, f"^{known}", "--")
+        new = set(listed.out.decode(errors="replace").split())
+        mine = [raw for raw in commits if raw.commit.sha in new or listed.status != 0]
+        standings = self._ownership.standings(mine) if self._ownership is not None else {}
+        for raw in reversed(mine):
+            if standings[raw.commit.sha].is_admin:
+                return raw.commit.sha
+        raise _Doubt(head, known)
 
     def _log(self, old: str | None, head: str) -> bytes:
         """List the branch's commits after `old` up to `head`, oldest first, with what each changed."""
@@ -465,11 +600,25 @@ class _NotContinued(Moved):
     """The branch's head does not descend, by first parents, from what was read before."""
 
 
+class _Doubt(Moved):
+    """The branch was rewritten, and nobody who may write everywhere stands for that. `known` is what counts instead."""
+
+    def __init__(self, head: str, known: str) -> None:
+        self.head = head
+        self.known = known
+        self.why = (
+            f"the branch was rewritten from {known[:12]} to {head[:12]}, and nobody who may write everywhere stands "
+            f"for that, so {known[:12]} counts; right would be an admin's commit on top (which takes all that is there "
+            "as it stands), or the old branch again"
+        )
+        super().__init__(self.why)
+
+
 def parse_log(out: bytes) -> list[RawCommit]:
     r"""Read what `LOG` prints: NUL-ended fields, told apart by their number alone.
 
-    A commit is its seven fields, then `:<mode> <mode> <id> <id> <letter>` and a path for each change, the first after a
-    line feed. Git cuts names and subjects at a NUL of their own, so nothing a stranger writes moves a field. Raises
+    A commit is its nine fields, then `:<mode> <mode> <id> <id> <letter>` and a path for each change, the first after a
+    line feed. Git cuts names and messages at a NUL of their own, so nothing a stranger writes moves a field. Raises
     SourceUnreachable on anything else.
     """
     tokens = out.split(b"\0")
@@ -491,18 +640,26 @@ def parse_log(out: bytes) -> list[RawCommit]:
 def _raw_commit(fields: Sequence[bytes], changes: tuple[PathChange, ...], known: dict[str, str]) -> RawCommit:
     if len(fields) != len(_COMMIT_FIELDS):
         raise SourceUnreachable("git log gave an answer that cannot be read")
-    sha, parents, seconds, committer, email, author, subject = fields
-    by_api = committer.decode(errors="replace") == API_NAME and email.decode(errors="replace") == API_EMAIL
-    name = clean(author)
+    sha, parents, seconds, committer, committer_email, author, author_email, subject, trailers = fields
+    by_api = committer.decode(errors="replace") == API_NAME and committer_email.decode(errors="replace") == API_EMAIL
+    name, email = clean(author), clean(author_email)
     commit = Commit(
         sha=sha.decode(errors="replace"),
         author=known.setdefault(name, name),  # ten thousand commits of a few hundred people
         committed_at=moment(seconds.decode(errors="replace")),
         source="api" if by_api else "git",
         subject=clean(subject),
+        email=known.setdefault(email, email),
     )
     parent = parents[:40].decode(errors="replace") or None
-    return RawCommit(commit=commit, parent=parent, changes=changes)
+    return RawCommit(commit, parent, changes, trailers=_trailers(trailers) if trailers else {})
+
+
+def _trailers(lines: bytes) -> dict[str, str]:
+    """Read `<name>: <value>` lines, the names in any case, as people write them. Of two values the later one counts."""
+    names = {name.lower(): name for name in TRAILERS}
+    said = (line.partition(b":") for line in lines.split(b"\n") if line)
+    return {names[key]: clean(value) for name, _, value in said if (key := clean(name).lower()) in names}
 
 
 def path_change(description: bytes, path: bytes) -> PathChange:

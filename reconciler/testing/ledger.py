@@ -10,6 +10,7 @@ from reconciler.core.entities import Event, Record, State
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
 from reconciler.core.lease import Lease
+from reconciler.core.ownership import Ruling
 from reconciler.errors import LedgerUnreachable, Moved, NotLeader
 from reconciler.ports import Advance, LedgerState, PlatformStatus
 from reconciler.testing.lease import MemoryLeases
@@ -29,6 +30,7 @@ class MemoryLedger:
         self.status: PlatformStatus | None = None
         self.load_times = LoadTimes()
         self.carried: Carried | None = None
+        self.rulings: frozenset[Ruling] = frozenset()
         self.down = False
         self.leases = MemoryLeases()
         self.fence: Callable[[], Lease] | None = None
@@ -41,7 +43,7 @@ class MemoryLedger:
         living = {key: record for key, record in self.records.items() if record.state is not State.DELETED}
         still_open = tuple(case for case in self.cases.values() if case.verdict is None)
         records = MappingProxyType(living)
-        return LedgerState(self.base, self.revision, records, self.load_times, self.carried, still_open)
+        return LedgerState(self.base, self.revision, records, self.load_times, self.carried, still_open, self.rulings)
 
     def record(self, base: int, advance: Advance) -> int:
         """Keep `ports.Ledger.record`."""
@@ -67,6 +69,7 @@ class MemoryLedger:
         self.status = advance.status or self.status
         self.load_times = advance.load_times or self.load_times
         self.carried = advance.carried or self.carried
+        self.rulings = self.rulings if advance.rulings is None else advance.rulings
         return self.base
 
     def on_record(self, commits: Collection[str]) -> frozenset[CaseId]:

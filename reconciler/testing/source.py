@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
-from reconciler.core.entities import Commit, FileChange, Tree, WrittenBy
-from reconciler.core.history import Entry, History, PathChange, RawCommit
+from reconciler.core.entities import Commit, Declared, Entry, FileChange, Tree, WrittenBy
+from reconciler.core.history import History, PathChange, RawCommit
 from reconciler.core.identity import Carried
 from reconciler.errors import SourceUnreachable
 from reconciler.ports import Reading
@@ -43,6 +43,7 @@ class MemorySource:
         at: datetime | None = None,
         source: WrittenBy = "git",
         modes: Mapping[str, str] = MappingProxyType({}),
+        trailers: Mapping[str, str] = MappingProxyType({}),
     ) -> str:
         """Put `files` (path to content, None removes) on the branch as one commit, and give its SHA.
 
@@ -58,9 +59,12 @@ class MemorySource:
                 changes.append(PathChange(path, before, after))
         parent = self._history.head
         at = at or datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=len(self._commits))
-        content = json.dumps([parent, author, at.isoformat(), source, sorted(map(str, changes))]).encode()
-        commit = Commit(sha=object_id("commit", content), author=author, committed_at=at, source=source)
-        self._commits.append(RawCommit(commit, parent, tuple(changes)))
+        content = json.dumps(
+            [parent, author, at.isoformat(), source, sorted(map(str, changes)), dict(trailers)]
+        ).encode()
+        sha, email = object_id("commit", content), f"{author}@example.org"
+        commit = Commit(sha=sha, author=author, committed_at=at, source=source, email=email)
+        self._commits.append(RawCommit(commit, parent, tuple(changes), trailers))
         self._history.extend(self._commits[-1:])
         return commit.sha
 
@@ -87,12 +91,12 @@ class MemorySource:
         """
         kept, old = self._commits[: len(self._commits) - commits], self._commits[len(self._commits) - commits :]
         parent = kept[-1].commit.sha if kept else None
-        changes = [(raw.commit, raw.changes) for raw in old]
+        changes = [(raw.commit, raw.changes, raw.trailers) for raw in old]
         if squash and old:
-            changes = [(old[-1].commit, _as_one(old))]
-        for commit, made in changes:
+            changes = [(old[-1].commit, _as_one(old), old[-1].trailers)]
+        for commit, made, said in changes:
             sha = object_id("commit", f"{commit.sha} anew on {parent} {squash}".encode())
-            kept.append(RawCommit(replace(commit, sha=sha), parent, made))
+            kept.append(RawCommit(replace(commit, sha=sha), parent, made, said))
             parent = sha
         self._commits, self._history = kept, History(carried=self._carried)
         self._history.extend(kept)
@@ -114,6 +118,18 @@ class MemorySource:
     def history(self) -> tuple[FileChange, ...]:
         """Keep `ports.Source.history`."""
         return self._history.changes
+
+    def declared(self, commits: Collection[str]) -> tuple[Declared, ...]:
+        """Keep `ports.Source.declared`."""
+        return self._history.declared(commits)
+
+    def precedes(self, sha: str, other: str) -> bool:
+        """Keep `ports.Source.precedes`."""
+        return self._history.precedes(sha, other)
+
+    def removals(self, model_keys: Collection[str]) -> Mapping[str, Commit]:
+        """Keep `ports.Source.removals`."""
+        return self._history.removals(model_keys)
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
         """Keep `ports.Source.blobs`."""

@@ -162,6 +162,24 @@ def test_models_keep_the_names_that_the_branch_has_given_them(clone: Path, capsy
     assert model_id.endswith("-chat")
 
 
+def test_what_the_policy_would_hold_back_is_planned_as_held(
+    clone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "argus.yaml"
+    author = git(clone, "log", "-1", "--format=%ae", "topic")
+
+    def ask(users: str) -> Any:
+        config.write_text(f"spec_repo: {{ownership: {{policy: author_map, authors: {{{author}: {users}}}}}}}\n")
+        return planned(capsys, "main..topic", "--config", str(config))
+
+    found = ask("[alice, carol]")
+    held = {change["path"]: change["message"] for change in found["changes"] if change["effect"] == "withhold"}
+    assert list(held) == ["users/bob/gone.yaml"]
+    assert "belongs to bob" in held["users/bob/gone.yaml"]
+    found = ask("['*']")
+    assert "withhold" not in {change["effect"] for change in found["changes"]}
+
+
 def test_exit_code_is_2_only_where_something_would_change_and_it_was_asked_for(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

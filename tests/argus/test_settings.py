@@ -136,6 +136,33 @@ def test_a_url_with_a_secret_is_refused_with_the_keys_that_are_right(tmp_path: P
 
 
 @pytest.mark.parametrize(
+    ("ownership", "key", "right"),
+    [
+        ("{policy: author_map}", "spec_repo.ownership", "authors"),
+        ("{policy: signed}", "spec_repo.ownership", "signers"),
+        ("{policy: author_map, authors: {ann@example.org: [Not A User]}}", "spec_repo.ownership.authors", "user id"),
+        ("{policy: author_map, authors: {ann: [alice]}}", "spec_repo.ownership.authors", "pattern"),
+        ("{since: abc}", "spec_repo.ownership.since", "pattern"),
+    ],
+)
+def test_a_policy_that_lets_nobody_write_is_an_error(tmp_path: Path, ownership: str, key: str, right: str) -> None:
+    file = tmp_path / "argus.yaml"
+    file.write_text(f"spec_repo: {{ownership: {ownership}}}\n")
+    with pytest.raises(SettingsError) as caught:
+        load(file, {})
+    assert key in str(caught.value)
+    assert right in str(caught.value)
+
+
+def test_a_policy_that_says_who_may_write_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "argus.yaml"
+    file.write_text(
+        "spec_repo: {ownership: {policy: author_map, authors: {ann@example.org: [alice], root@example.org: ['*']}}}\n"
+    )
+    assert load(file, {}).spec_repo.ownership.authors == {"ann@example.org": ("alice",), "root@example.org": ("*",)}
+
+
+@pytest.mark.parametrize(
     "url",
     ["https://git.example.org/specs.git", "ssh://git@git.example.org/specs.git", "git@example.org:team/specs.git"],
 )

@@ -15,6 +15,9 @@ import yaml
 
 from argus import cli, schema
 from argus.up import TEMPLATE
+from reconciler import rules
+from reconciler.core.holds import NO_RULES, HoldRules
+from reconciler.rules import RulesRefused
 from reconciler.shell.embedded_repo import ensure
 from reconciler.spec import Limits, ServingSpec, parse
 from tests.repositories import git
@@ -53,9 +56,47 @@ def test_the_schema_in_the_template_is_the_one_of_this_version() -> None:
     assert (FOLDER / schema.FILE).read_text() == schema.text()
 
 
+def test_the_schema_of_the_rules_in_the_template_is_the_one_of_this_version() -> None:
+    assert (FOLDER / schema.RULES_FILE).read_text() == schema.rules_text()
+
+
+def test_the_rules_in_the_template_say_nothing_until_they_are_uncommented() -> None:
+    text = (FOLDER / "argus.yaml").read_text()
+    assert rules.parse(text.encode()) == NO_RULES
+    first = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", text.splitlines()[0])
+    assert first is not None
+    assert first[1] == schema.RULES_FILE
+    lines = [line.removeprefix("# ") for line in text.splitlines() if re.match(r"# (?:suspend:|freeze:| {2})", line)]
+    said = rules.parse("\n".join(lines).encode())
+    assert isinstance(said, HoldRules)
+    assert (len(said.users), len(said.models), len(said.freezes)) == (1, 1, 1)
+    jsonschema.Draft202012Validator(schema.rules_document()).validate(yaml.safe_load("\n".join(lines)))
+
+
+def test_the_schema_of_the_rules_refuses_what_validate_refuses() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema.rules_document())
+    check = jsonschema.Draft202012Validator(schema.rules_document())
+    for text in (
+        "suspnd: {}",
+        "suspend: {all: 3}",
+        "suspend: {users: {Bob: x}}",
+        "suspend: {users: [Bob]}",
+        "suspend: {models: {alice: x}}",
+        "freeze: [{cron: 0 18 * * fri}]",
+        "freeze: [{cron: 0 18 * fri, duration: 1h}]",
+        "freeze: [{cron: 0 18 * * fri, duration: soon}]",
+        "freeze: [{cron: 0 18 * * fri, duration: ''}]",
+        "freeze: {}",
+    ):
+        assert not check.is_valid(yaml.safe_load(text)), text
+        assert isinstance(rules.parse(text.encode()), RulesRefused), text
+
+
 def test_argus_schema_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["schema"], {}) == 0
     assert json.loads(capsys.readouterr().out) == schema.document()
+    assert cli.main(["schema", "rules"], {}) == 0
+    assert json.loads(capsys.readouterr().out) == schema.rules_document()
 
 
 def test_the_schema_accepts_specs_and_refuses_mistakes_as_an_editor_would_show_them() -> None:
@@ -150,8 +191,12 @@ def test_each_workflow_runs_commands_that_there_are(name: str) -> None:
         cli._parser().parse_args(words[1:])
 
 
-def test_pre_commit_runs_validate_on_what_lies_below_users() -> None:
+def test_pre_commit_runs_validate_on_specs_and_rules() -> None:
     config = yaml.safe_load((FOLDER / ".pre-commit-config.yaml").read_text())
     (manifest,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
     for hook in (config["repos"][0]["hooks"][0], manifest):
-        assert (hook["id"], hook["entry"], hook["files"]) == ("argus-validate", "argus validate", "^users/")
+        assert (hook["id"], hook["entry"], hook["files"]) == (
+            "argus-validate",
+            "argus validate",
+            r"^(users/|argus\.yaml$)",
+        )

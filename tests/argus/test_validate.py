@@ -313,3 +313,17 @@ def test_it_needs_neither_ray_nor_an_engine_nor_flask() -> None:
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_rules_of_a_repository_are_checked_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "users").mkdir()
+    rules = tmp_path / "argus.yaml"
+    rules.write_text("suspend:\n  users: {bob: away}\n")
+    assert cli.main(["validate", str(tmp_path)], {}) == 0
+    rules.write_text("suspend:\n  users: {Bob: away}\n")
+    for named in (tmp_path, rules):
+        assert cli.main(["validate", "--strict", str(named)], {}) == 1
+        assert "argus.yaml:2:11: error: suspend.users.Bob: is no user id" in capsys.readouterr().out
+    rules.chmod(0o755)
+    assert cli.main(["validate", str(tmp_path)], {}) == 1
+    assert "mode 100755" in capsys.readouterr().out

@@ -36,6 +36,7 @@ from reconciler.core.entities import (
 )
 from reconciler.core.estimates import Load, LoadTimes
 from reconciler.core.identity import Carried
+from reconciler.core.ownership import Rulings
 from reconciler.engine_args import EngineKwargs
 from reconciler.errors import LedgerUnreachable, Moved, SettingsError
 from reconciler.ports import Advance, Ledger, PlatformStatus
@@ -282,6 +283,20 @@ class TestEveryLedger:
         second = Carried("e" * 40, {})
         ledger.record(ledger.load().base, Advance(revision="e" * 40, carried=second))
         assert ledger.load().carried == world.open().load().carried == second
+
+    def test_rulings_are_known_to_whoever_opens_it_next_and_give_way_to_the_next_ones(self, world: World) -> None:
+        ledger = world.open()
+        first = frozenset({("c" * 40, "users/alice/a.yaml"), ("c" * 40, "users/alice/\\udcff")})
+        base = ledger.record(0, Advance(revision="c" * 40, rulings=first))
+        assert base > 0
+        assert ledger.load().rulings == world.open().load().rulings == first
+        ledger.record(base, Advance(revision="d" * 40))
+        assert world.open().load().rulings == first, "a pass without news of them leaves them"
+        second = frozenset({("c" * 40, "users/alice/a.yaml"), ("e" * 40, "users/bob/b.yaml")})
+        ledger.record(ledger.load().base, Advance(revision="e" * 40, rulings=second))
+        assert ledger.load().rulings == world.open().load().rulings == second
+        ledger.record(ledger.load().base, Advance(revision="e" * 40, rulings=frozenset()))
+        assert ledger.load().rulings == world.open().load().rulings == frozenset()
 
     def test_users_are_added_and_never_removed(self, world: World) -> None:
         ledger = world.open()
@@ -789,6 +804,13 @@ class TestReading:
         carried = Carried("c" * 40, {"users/alice/a.yaml": "svc-alice-20260106-123000-abcd"})
         ledger.record(ledger.load().base, Advance(revision="d" * 40, carried=carried))
         assert (reader.standing(), reader.carried()) == (("d" * 40, "c" * 40), carried)
+
+    def test_rulings_are_told_with_the_revision_that_they_reach_to(self, reader: LedgerReader, engine: Engine) -> None:
+        ledger = SqlLedger(engine)
+        assert reader.rulings() == Rulings(ledger.load().revision)
+        held = frozenset({("c" * 40, "users/alice/a.yaml")})
+        ledger.record(ledger.load().base, Advance(revision="d" * 40, rulings=held))
+        assert reader.rulings() == Rulings("d" * 40, held)
 
     @ON_SQLITE
     def test_a_ping_answers_and_says_when_it_cannot(self, reader: LedgerReader, engine: Engine, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ class Writer(Protocol):
         author: str = ...,
         source: WrittenBy = ...,
         modes: Mapping[str, str] = ...,
+        trailers: Mapping[str, str] = ...,
     ) -> str: ...
 
     def rewind(self, commits: int) -> None: ...
@@ -104,6 +105,60 @@ def test_a_branch_unborn_is_an_empty_tree(setting: Setting) -> None:
     assert reading.tree == Tree(revision=None, files={}, users=frozenset())
     assert reading.changes is None
     assert setting.open().read("0" * 40).changes is None
+
+
+def test_a_commit_has_its_authors_e_mail(setting: Setting) -> None:
+    setting.writer.commit({ANN: b"1"}, author="ann")
+    tree = setting.open().read(None).tree
+    assert at(tree, ANN).commit.email == "ann@example.org"
+    assert tree.tip == at(tree, ANN).commit
+
+
+def test_trailers_are_given_from_the_earliest_commit_that_is_asked_about_on(setting: Setting) -> None:
+    said = {"Argus-Allow-Removal": "3"}
+    early = setting.writer.commit({ANN: b"1"}, trailers=said)
+    middle = setting.writer.commit({ANN: None})
+    late = setting.writer.commit({}, trailers={"Argus-Override-Freeze": "an outage"})
+    tip = setting.writer.commit({BOB: b"1"})
+    source = setting.open()
+    source.read(None)
+
+    def declared(*commits: str) -> list[tuple[str, dict[str, str]]]:
+        return [(each.commit.sha, dict(each.trailers)) for each in source.declared(commits)]
+
+    assert declared(early) == [(early, said), (late, {"Argus-Override-Freeze": "an outage"})]
+    assert declared(tip, middle) == declared(late) == declared(middle)[-1:] != []
+    assert declared(tip) == declared() == declared("0" * 40) == []
+    last = setting.writer.commit({}, trailers=said)
+    source.read(None)
+    assert declared("0" * 40) == [(last, said)]
+
+
+def test_a_removal_is_known_by_its_commit_and_the_order_of_commits_by_the_branch(setting: Setting) -> None:
+    first = setting.writer.commit({ANN: b"1", BOB: b"1"})
+    key = at(setting.open().read(None).tree, ANN).identity.model_key
+    second = setting.writer.commit({ANN: None})
+    source = setting.open()
+    source.read(None)
+    found = source.removals([key, "svc-nobody"])
+    assert {key: commit.sha for key, commit in found.items()} == {key: second}
+    assert source.precedes(first, second)
+    assert source.precedes(second, second)
+    assert not source.precedes(second, first)
+    assert not source.precedes("0" * 40, first)
+
+
+def test_the_versions_of_the_rules_come_with_the_tree_newest_first(setting: Setting) -> None:
+    setting.writer.commit({ANN: b"1"})
+    one = setting.writer.commit({"argus.yaml": b"suspend: {}\n"})
+    setting.writer.commit({"users/argus.yaml": b"no rules\n"})
+    two = setting.writer.commit({"argus.yaml": None})
+    source = setting.open()
+    rules = source.read(None).tree.rules
+    assert [(each.commit.sha, each.entry is not None) for each in rules] == [(two, False), (one, True)]
+    entry = rules[1].entry
+    assert entry is not None
+    assert source.blobs([entry.blob], 100)[entry.blob] == b"suspend: {}\n"
 
 
 def test_a_file_that_comes_is_a_model_by_its_commit(setting: Setting) -> None:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.entities import ChangeKind, SpecFile
-from reconciler.core.history import Entry, History, PathChange, RawCommit
+from reconciler.core.entities import ChangeKind, Entry, SpecFile
+from reconciler.core.history import History, PathChange, RawCommit
 from reconciler.errors import SourceUnreachable
 from reconciler.names import split_path, user_of_path
 from reconciler.shell.source import GitSource, parse_log

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.entities import ChangeKind, Commit
-from reconciler.core.history import Entry, History, PathChange, RawCommit
+from reconciler.core.entities import ChangeKind, Commit, Entry
+from reconciler.core.history import History, PathChange, RawCommit
 from reconciler.core.identity import Fingerprint, Keys, fingerprint, moment
 from reconciler.names import SpecName
 

@@ -8,12 +8,11 @@ import pytest
 
 from reconciler.core.actions import Action, Hold, Idle, Keep, Refuse, Remove, Scale, Settle, Start, Wait
 from reconciler.core.effects import Effect
-from reconciler.core.entities import Cluster, Record, SpecFile, State, Tree
-from reconciler.core.history import Entry, PathChange
+from reconciler.core.entities import Cluster, Entry, Record, SpecFile, State, Tree
+from reconciler.core.history import UNBORN, PathChange
 from reconciler.core.outcomes import NOTHING, Outcome, outcome
 from reconciler.core.plandata import MOST_NAMED, data
 from reconciler.core.preview import (
-    UNBORN,
     Collision,
     Preview,
     as_if_running,

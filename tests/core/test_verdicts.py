@@ -10,8 +10,18 @@ from typing import Any
 import pytest
 
 from reconciler.core.cases import WORST_FIRST, Case, CaseId, Stages, Verdict, stages_of, worst
-from reconciler.core.desired import Wanted
-from reconciler.core.entities import ChangeKind, Failure, FileChange, Identity, Record, SpecFile, State
+from reconciler.core.desired import Wanted, Withheld
+from reconciler.core.entities import (
+    ChangeKind,
+    Failure,
+    FileChange,
+    Held,
+    HoldKind,
+    Identity,
+    Record,
+    SpecFile,
+    State,
+)
 from reconciler.core.plan import Action, Keep, Refuse, Remove, Scale, Settle, Start, Wait
 from reconciler.core.verdicts import Ask, Seen, judged
 from reconciler.spec import Problem, ServingSpec, SpecRejected
@@ -346,3 +356,55 @@ def test_a_commits_stage_is_reached_with_its_last_file() -> None:
     assert stages_of([loading, refused, ready]) == Stages(NOW, later(1), later(2), later(9), None)
     assert stages_of([refused, ready]) == ready.stages
     assert stages_of([refused]) == refused.stages
+
+
+def withheld(kind: HoldKind, sha: str, *, is_gone: bool = False) -> Wanted:
+    """Give what is wanted of a model that runs A, while the change of `sha` is held back."""
+    held = wants(A, "a")
+    return replace(held, spec=Withheld(kind, "why it waits"), newer=commit(sha), is_gone=is_gone)
+
+
+def runs_a(held_by: str | None = None) -> Record:
+    held = Held(HoldKind.FROZEN, "why it waits", NOW, commit(held_by)) if held_by else None
+    return running(A, by=commit("a"), held=held)
+
+
+def keeps() -> dict[str, Any]:
+    return {"action": Keep(work(A), commit("a")), "after": replace(runs_a(), commit=commit("a"))}
+
+
+@pytest.mark.parametrize("kind", [HoldKind.BRAKE, HoldKind.SUSPENDED, HoldKind.FROZEN])
+def test_a_change_that_is_held_for_now_stays_open_and_says_why(kind: HoldKind) -> None:
+    found = a_pass(ask("b", B), before=runs_a(), wants=withheld(kind, "b"), **keeps())
+    assert (found["b"].verdict, found["b"].message) == (None, "why it waits")
+    again = a_pass(cases=[found["b"]], before=runs_a("b"), wants=withheld(kind, "b"), **keeps())
+    assert again == {}, "nothing is new"
+
+
+def test_a_change_that_a_policy_holds_is_held_for_good_and_what_loads_goes_on() -> None:
+    loading = opened("a")
+    found = a_pass(ask("b", B), cases=[loading], before=runs_a(), wants=withheld(HoldKind.POLICY, "b"), **keeps())
+    assert verdicts(found) == {"b": Verdict.HELD, "a": Verdict.APPLIED}
+    assert found["b"].message == "why it waits"
+
+
+def test_a_removal_that_is_held_stays_open_and_ends_when_the_model_is_gone() -> None:
+    wanted_still = withheld(HoldKind.BRAKE, "b", is_gone=True)
+    found = a_pass(ask("b", None), before=runs_a(), wants=wanted_still, **keeps())
+    assert (found["b"].verdict, found["b"].message) == (None, "why it waits")
+    gone = replace(runs_a(), state=State.DELETED)
+    ended = a_pass(cases=[found["b"]], before=runs_a("b"), action=Remove(), after=gone)
+    assert (ended["b"].verdict, ended["b"].message) == (Verdict.REMOVED, None)
+
+
+def test_a_held_change_that_is_let_pass_loses_its_message() -> None:
+    case = opened("b", message="why it waits", stages=Stages(NOW, seen=NOW, planned=NOW))
+    found = a_pass(cases=[case], before=runs_a("b"), wants=wants(B, "b"), **starting(B))
+    assert (found["b"].verdict, found["b"].message) == (None, None)
+
+
+@pytest.mark.parametrize("says", [A, B, C, RUBBISH])
+def test_whatever_comes_after_a_held_change_takes_its_place(says: ServingSpec | SpecRejected) -> None:
+    want = wants(says, "c", A) if isinstance(says, SpecRejected) else wants(says, "c")
+    found = a_pass(ask("c", says), cases=[opened("b")], before=runs_a("b"), wants=want, **keeps())
+    assert (found["b"].verdict, found["b"].superseded_by) == (Verdict.SUPERSEDED, "c")

@@ -9,8 +9,8 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.effects import Effect
-from reconciler.core.entities import EventType, State
-from reconciler.core.history import Entry, PathChange
+from reconciler.core.entities import Entry, EventType, State
+from reconciler.core.history import PathChange
 from reconciler.core.preview import Preview, foresee, merged
 from reconciler.locating import locate
 from reconciler.names import spec_path

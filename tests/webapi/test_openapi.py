@@ -19,6 +19,7 @@ OPERATIONS = {
     "create_user", "list_users", "issue_token", "list_tokens", "revoke_token",
     "write_model", "list_models", "read_model", "patch_model", "delete_model", "roll_model_back",
     "list_model_history", "read_logs", "plan_change", "list_commits", "read_commit",
+    "list_removals", "allow_removals", "override_freeze", "suspend_models", "resume_models",
 }  # fmt: skip
 OPEN = {"read_health", "read_readiness"}
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from reconciler.core.entities import Deployment, Health, Located, Record, State
+from reconciler.core.entities import Commit, Deployment, Health, Held, HoldKind, Located, Record, State
 from reconciler.core.workload import workload
 from reconciler.ports import PlatformStatus
 from reconciler.shell.objects import object_id
@@ -306,3 +307,33 @@ def test_nobody_plans_without_a_token(api: Api) -> None:
 def test_equal_questions_have_equal_answers(api: Api) -> None:
     runs(api, ("alice", spec()))
     assert planned(api, spec=spec("new")) == planned(api, spec=spec("new"))
+
+
+def texts(*suffixes: str) -> list[tuple[str, str]]:
+    return [("alice", SPEC.replace("hello", suffix)) for suffix in suffixes]
+
+
+def test_a_plan_that_would_be_braked_says_so_and_what_it_needs(api: Api) -> None:
+    runs(api, *texts("a", "b", "c", "d"))
+    gone = {f"users/alice/{name}.yaml": None for name in "abc"}
+    found = planned(api, files=gone)
+    assert {(each["effect"], each["held"]["kind"], each["held"]["then"]) for each in found["changes"]} == {
+        ("withhold", "brake", "remove")
+    }
+    assert "Argus-Allow-Removal: 3" in found["changes"][0]["message"]
+    assert (found["gpus"]["before"], found["gpus"]["after"]) == (4, 4)
+    few = planned(api, files={"users/alice/a.yaml": None, "users/alice/b.yaml": None})
+    assert [(each["effect"], each["held"]) for each in few["changes"]] == [("remove", None)] * 2
+
+
+def test_a_file_that_a_push_would_bring_back_while_its_removal_is_held_is_the_same_model(api: Api) -> None:
+    keys = runs(api, *texts("a", "b", "c"))
+    api.push({f"users/alice/{name}.yaml": None for name in "abc"})
+    gone = Commit(api.head(), "Carol", NOW, "git")
+    held = Held(HoldKind.BRAKE, "why it waits", NOW, gone, removes=True)
+    api.record(*[replace(each, held=held) for each in api.parts.reader.models(None).values()])
+    back = {f"users/alice/{name}.yaml": text for name, (_, text) in zip("abc", texts("a", "b", "c"), strict=True)}
+    found = planned(api, files=back)
+    assert found["gpus"]["after"] == found["gpus"]["before"] == 3
+    assert {each["effect"] for each in found["changes"]} <= {"update"}
+    assert {each["model_key"] for each in found["changes"]} <= set(keys.values())

@@ -510,3 +510,40 @@ def test_something_else_in_its_place_is_an_error_and_stays(tmp_path: Path, templ
     assert (path / "precious").exists()
     with pytest.raises(SourceUnreachable, match="template"):
         ensure(tmp_path / "other.git", tmp_path / "nothing")
+
+
+def test_a_declaration_is_a_commit_that_changes_nothing_and_is_known_at_once(
+    store: SpecStore, repository: Repository
+) -> None:
+    before = git(repository.path, "rev-parse", "main", "main^{tree}").splitlines()
+    store.read()
+    said = {"Argus-Allow-Removal": "3"}
+    sha = store.declare(said, author="admin", subject="Allow 3 removals", body="Reason: they left")
+    assert repository.log("%H|%P|%an|%cn|%s")[0] == f"{sha}|{before[0]}|admin|{API_NAME}|Allow 3 removals"
+    assert git(repository.path, "rev-parse", "main^{tree}") == before[1]
+    assert git(repository.path, "log", "-1", "--format=%b", "main") == "Reason: they left\n\nArgus-Allow-Removal: 3"
+    [known] = store.source.declared([sha])
+    fresh = through_a_remote(repository, "another")
+    fresh.read()
+    assert (known,) == fresh.source.declared([sha])
+    repository.check()
+
+
+def test_a_declaration_loses_a_race_and_comes_after_all(store: SpecStore, repository: Repository) -> None:
+    seen = []
+
+    def somebody_is_faster(head: str | None) -> None:
+        seen.append(head)
+        if len(seen) == 1:
+            repository.commit({"README.md": b"faster\n"})
+
+    sha = store.declare({"Argus-Allow-Removal": "3"}, author="admin", subject="x", condition=somebody_is_faster)
+    assert len(seen) == 2
+    assert repository.head() == sha
+    assert repository.show("README.md") == b"faster\n"
+
+
+def test_a_value_of_a_trailer_is_one_line(store: SpecStore, repository: Repository) -> None:
+    store.declare({"Argus-Override-Freeze": "a\nArgus-Allow-Removal: 9"}, author="admin", subject="x")
+    told = git(repository.path, "log", "-1", "--format=%(trailers:key=Argus-Allow-Removal)", "main")
+    assert not told

@@ -81,6 +81,7 @@ def test_a_model_has_every_field_of_the_reference() -> None:
         "serving_commit": OLD.sha,
         "progress": None,
         "blob": FILE.blob,
+        "held": None,
     }
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from reconciler.core.cases import Case, CaseId
 from reconciler.core.entities import Record, State
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
 from reconciler.core.lease import Lease
+from reconciler.core.ownership import Ruling, Rulings
 from reconciler.errors import Moved
 from reconciler.ports import Advance, LedgerState
 from reconciler.shell.ledger import rows, verdicts
@@ -29,6 +30,7 @@ from reconciler.shell.ledger.schema import (
     platform_status,
     users,
 )
+from reconciler.shell.ledger.schema import rulings as held_changes
 
 _STAND = select(loop.c.base, loop.c.revision).where(loop.c.id == ONLY)
 _STEP = update(loop).where(loop.c.id == ONLY)
@@ -62,7 +64,8 @@ class SqlLedger:
                 base, revision = connection.execute(_STAND.with_for_update(read=True)).one()
                 living = MappingProxyType(_living(connection))
                 loads, known = _load_times(connection), carried(connection)
-                self._last = LedgerState(base, revision, living, loads, known, verdicts.open_cases(connection))
+                still_open, ruled = verdicts.open_cases(connection), rulings(connection).held
+                self._last = LedgerState(base, revision, living, loads, known, still_open, ruled)
         return self._last
 
     def record(self, base: int, advance: Advance) -> int:
@@ -87,6 +90,8 @@ class SqlLedger:
                 upsert(connection, load_times, [{"id": ONLY, "document": advance.load_times.to_json()}])
             if advance.carried is not None:
                 upsert(connection, identities, [{"id": ONLY, **rows.carried_row(advance.carried)}])
+            if advance.rulings is not None:
+                _replace_rulings(connection, advance.rulings)
             if advance.status is not None:
                 upsert(connection, platform_status, [{"id": ONLY, **rows.status_row(advance.status)}])
             guard(connection, self._fence)
@@ -133,13 +138,32 @@ class SqlLedger:
             loads = advance.load_times or self._last.load_times
             known = advance.carried or self._last.carried
             still_open = self._last.cases if cases is None else cases
-            self._last = LedgerState(grown, advance.revision, MappingProxyType(records), loads, known, still_open)
+            ruled = self._last.rulings if advance.rulings is None else advance.rulings
+            self._last = LedgerState(
+                grown, advance.revision, MappingProxyType(records), loads, known, still_open, ruled
+            )
 
 
 def carried(connection: Connection) -> Carried | None:
     """Read the identities that were carried over; None where history was never rewritten."""
     found = connection.execute(select(identities.c.revision, identities.c.document)).first()
     return None if found is None else rows.carried_of(*found)
+
+
+def rulings(connection: Connection) -> Rulings:
+    """Read what was ruled upon commits, and up to which of them."""
+    revision = connection.execute(_STAND).one().revision
+    found = connection.execute(select(held_changes.c.commit_sha, held_changes.c.path))
+    return Rulings(revision, frozenset((sha, path) for sha, path in found))
+
+
+def _replace_rulings(connection: Connection, wanted: frozenset[Ruling]) -> None:
+    known = rulings(connection).held
+    for sha, path in sorted(known - wanted):
+        connection.execute(delete(held_changes).where(held_changes.c.commit_sha == sha, held_changes.c.path == path))
+    new = [{"commit_sha": sha, "path": path} for sha, path in sorted(wanted - known)]
+    if new:
+        connection.execute(insert(held_changes), new)
 
 
 def _living(connection: Connection) -> dict[str, Record]:

@@ -8,10 +8,11 @@ from sqlalchemy import Engine, select, text
 
 from reconciler.core.entities import Event, Record, State
 from reconciler.core.identity import Carried
+from reconciler.core.ownership import Rulings
 from reconciler.ports import PlatformStatus
 from reconciler.shell.ledger import rows
 from reconciler.shell.ledger.engine import reading
-from reconciler.shell.ledger.loop import carried
+from reconciler.shell.ledger.loop import carried, rulings
 from reconciler.shell.ledger.schema import ONLY, events, identities, loop, models, platform_status
 
 
@@ -92,6 +93,11 @@ class LedgerReader:
         """Give the identities that were carried over; None where history was never rewritten."""
         with reading(self._engine) as connection:
             return carried(connection)
+
+    def rulings(self) -> Rulings:
+        """Give what the loop ruled upon commits, and up to which of them."""
+        with reading(self._engine) as connection:
+            return rulings(connection)
 
     def ping(self) -> None:
         """Ask the database for a sign of life."""

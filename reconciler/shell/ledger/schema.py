@@ -216,6 +216,15 @@ lease = Table(
     Column("patience_ms", BigInteger, nullable=False),
 )
 """Which reconciler works (`core.lease`). Nothing in it is a time of day."""
+
+rulings = Table(
+    "rulings",
+    metadata,
+    Column("commit_sha", Name, primary_key=True),
+    Column("path", Name, primary_key=True),
+)
+"""What of the branch up to `loop.revision` does not count (`core.ownership`): usually nothing, or little."""
+
 verdicts = Table(
     "verdicts",
     metadata,
@@ -310,6 +319,13 @@ def _add_verdicts(connection: Connection) -> None:
         connection.execute(text(f"CREATE INDEX verdicts_by_{index} ON verdicts ({columns})"))
 
 
+def _add_rulings(connection: Connection) -> None:
+    name, _ = _types(connection)
+    connection.execute(
+        text(f"CREATE TABLE rulings (commit_sha {name} NOT NULL, path {name} NOT NULL, PRIMARY KEY (commit_sha, path))")
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _add_routes,
     _add_load_times,
@@ -317,6 +333,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _add_identities,
     _add_lease,
     _add_verdicts,
+    _add_rulings,
 )
 """In order. The first leads from version 1 to version 2."""
 
