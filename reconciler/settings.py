@@ -58,16 +58,16 @@ class ApiSettings(_Section):
     log_followers: Annotated[int, Field(ge=1, le=255)] = 4
     log_follow_s: Seconds = 900
 
+    @field_validator("public_url")
+    @classmethod
+    def _plain(cls, url: str | None) -> str | None:
+        return None if url is None else _address(url).rstrip("/")
+
 
 class PathSettings(_Section):
     """Where `/private` lies on this machine's disk."""
 
     private_root: str = "/private"
-
-    @field_validator("public_url")
-    @classmethod
-    def _plain(cls, url: str | None) -> str | None:
-        return None if url is None else _address(url).rstrip("/")
 
 
 class StatusSettings(_Section):
@@ -199,7 +199,7 @@ class OutboxSettings(_Section):
 
     timeout_s: Annotated[float, Field(ge=0.1, le=120)] = 15
     concurrency: Annotated[int, Field(ge=1, le=16)] = 2
-    attempts: Annotated[int, Field(ge=1, le=1000)] = 40
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 50
     give_up_after_s: Seconds = 86400
 
 
@@ -297,7 +297,7 @@ class Settings(_Section):
     @classmethod
     def _distinct(cls, given: tuple[NotificationSettings, ...]) -> tuple[NotificationSettings, ...]:
         if len({each.name for each in given}) < len(given):
-            raise PydanticCustomError("same_name", "two notifications have the same name; give each its own")
+            raise PydanticCustomError("secret_name_twice", "two notifications have the same name; give each its own")
         return given
 
     @property

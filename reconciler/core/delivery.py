@@ -84,7 +84,7 @@ class Reply:
 class Patience:
     """When an announcement is given up: after so many attempts, or so long after it was written."""
 
-    attempts: int = 40
+    attempts: int = 50
     age: timedelta = timedelta(days=1)
 
 
@@ -120,7 +120,7 @@ def fate(letter: Letter, reply: Reply, now: datetime, jitter: float, patience: P
         return Dead(f"{reason}; it wants no more of these")
     if reply.status in _REFUSED and letter.attempts >= ENOUGH_REFUSALS:
         return Dead(reason)
-    backoff_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(letter.attempts - 1, 20)) * (0.5 + jitter / 2)
+    backoff_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(letter.attempts - 1, 20)) * (0.5 + jitter / 2)
     at = now + timedelta(seconds=max(backoff_s, asked_pause_s(reply, now)))
     if letter.attempts >= patience.attempts:
         return Dead(f"{reason}; given up after {letter.attempts} attempts")
@@ -137,7 +137,7 @@ def rest_s(reply: Reply, failures: int, now: datetime, jitter: float) -> float:
     asked_s = asked_pause_s(reply, now)
     if reply.is_good or reply.status in _REFUSED:
         return asked_s
-    own_s = min(LONGEST_REST_S, FIRST_REST_S * 2 ** min(failures - 1, 20)) * (0.5 + jitter / 2)
+    own_s = min(LONGEST_REST_S, FIRST_REST_S * 2.0 ** min(failures - 1, 20)) * (0.5 + jitter / 2)
     return max(own_s, asked_s)
 
 

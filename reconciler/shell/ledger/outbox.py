@@ -192,7 +192,7 @@ def _due(connection: Connection, destination: str, now: datetime, limit: int) ->
         select(outbox)
         .where(outbox.c.state == _PENDING, outbox.c.destination == destination, outbox.c.next_at <= now)
         .where(or_(outbox.c.claimed_until.is_(None), outbox.c.claimed_until <= now))
-        .order_by(outbox.c.number)
+        .order_by(outbox.c.next_at, outbox.c.number)
         .limit(limit)
     )
     return connection.execute(statement).all()

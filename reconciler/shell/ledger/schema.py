@@ -250,7 +250,7 @@ outbox = Table(
     Column("attempts", Integer, nullable=False),
     Column("body", Text, nullable=False),
     Column("trouble", Text, nullable=True),
-    Index("outbox_by_state", "state", "destination", "number"),
+    Index("outbox_by_state", "state", "destination", "next_at", "number"),
     Index("outbox_by_number", "number"),
 )
 """What is to be told to the outside (`core.announcements`) and has not arrived yet; what has is deleted.
@@ -340,7 +340,7 @@ def _add_outbox(connection: Connection) -> None:
             "attempts INTEGER NOT NULL, body TEXT NOT NULL, trouble TEXT, PRIMARY KEY (id))"
         )
     )
-    connection.execute(text("CREATE INDEX outbox_by_state ON outbox (state, destination, number)"))
+    connection.execute(text("CREATE INDEX outbox_by_state ON outbox (state, destination, next_at, number)"))
     connection.execute(text("CREATE INDEX outbox_by_number ON outbox (number)"))
 
 
