@@ -1,4 +1,4 @@
-"""From a commit to what a provider shows: the real loop, a real ledger, a real server; and processes that are killed."""
+"""From a commit to what a provider shows: the real loop, ledger and server; and processes that are killed."""
 
 from __future__ import annotations
 

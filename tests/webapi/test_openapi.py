@@ -19,6 +19,7 @@ OPERATIONS = {
     "create_user", "list_users", "issue_token", "list_tokens", "revoke_token",
     "write_model", "list_models", "read_model", "patch_model", "delete_model", "roll_model_back",
     "list_model_history", "read_logs", "plan_change", "list_commits", "read_commit",
+    "list_outbox", "retry_announcement",
 }  # fmt: skip
 OPEN = {"read_health", "read_readiness"}
 
@@ -48,6 +49,7 @@ def _requests(api: Api, operation: Any) -> st.SearchStrategy[Any]:
         "token_id": api.token("alice").split("_")[1],
         "model_key": api.created(),
         "sha": api.head(),
+        "announcement_id": "st-1",
     }
     named = {parameter.name: there[parameter.name] for parameter in operation.path_parameters}
     kinds = [operation.as_strategy(), operation.as_strategy(path_parameters=named or None)]
