@@ -336,6 +336,13 @@ class ReconcilerSummary(_Answer):
     notes_error: str | None = Field(description="Why verdicts are not published as git notes; null while they are.")
 
 
+class OutboxSummary(_Answer):
+    """How many commit statuses and notifications have not arrived."""
+
+    pending: int
+    dead: int = Field(description="Given up: `GET /api/v2/serve/outbox?state=dead` has them.")
+
+
 class PlatformSummary(_Answer):
     """The platform in a few numbers."""
 
@@ -344,6 +351,7 @@ class PlatformSummary(_Answer):
     revision: RevisionSummary
     models: dict[State, int] = Field(description="How many models there are in each state.")
     reconciler: ReconcilerSummary
+    outbox: OutboxSummary
     events: list[ModelEvent] = Field(
         default=[], description="The newest 20 that are about no single model (HISTORY_REWRITTEN), in order of time."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from reconciler.core.delivery import BoxState
 from reconciler.core.entities import PLATFORM
 from webapi import openapi, reading, schemas, views
 from webapi.auth import require_admin
@@ -26,12 +27,14 @@ def read_status() -> dict[str, Any]:
     platform = parts()
     models, tree = reading.all_models(platform, None)
     read = (reading.with_spec(platform, model) for model in models)
+    waiting = platform.outbox.counts()
     summary = views.platform(
         read,
         tree.revision,
         platform.reader.status(),
         fetched_at=platform.store.fetched_at(),
         trouble=platform.store.trouble,
+        outbox=schemas.OutboxSummary(pending=waiting[BoxState.PENDING], dead=waiting[BoxState.DEAD]),
         events=[event for _, event in platform.reader.recent_events(PLATFORM, MOST_EVENTS)],
     )
     return summary.model_dump(mode="json")

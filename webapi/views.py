@@ -156,10 +156,12 @@ def platform(
     fetched_at: datetime | None = None,
     trouble: str | None = None,
     events: Sequence[Event] = (),
+    outbox: schemas.OutboxSummary | None = None,
 ) -> schemas.PlatformSummary:
     """Give the platform's summary. `head` is the revision of the branch, None while it is unborn.
 
-    `fetched_at` and `trouble` are about the copy of a remote repository, `events` those that are about no model.
+    `fetched_at` and `trouble` are about the copy of a remote repository, `events` those that are about no model,
+    `outbox` says how much of what is to be told has not arrived.
     """
     counted = Counter(state(model) for model in models)
     return schemas.PlatformSummary(
@@ -178,6 +180,7 @@ def platform(
             error=status.error if status else None,
             notes_error=status.notes_error if status else None,
         ),
+        outbox=outbox or schemas.OutboxSummary(pending=0, dead=0),
         events=[event_view(event) for event in events],
     )
 

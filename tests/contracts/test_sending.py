@@ -141,6 +141,10 @@ class TestStatuses:
     def test_a_token_that_is_not_accepted_is_told(self, kind: str, forge: Receiver) -> None:
         assert deliver(posting_to(kind, forge.url, token="another"), status()).status == 401
 
+    def test_a_token_that_an_answer_repeats_is_not_kept(self, kind: str, forge: Receiver) -> None:
+        forge.script.append(Answer(401, body={"message": f"who is {TOKEN}?"}))
+        assert deliver(posting_to(kind, forge.url), status()).said == "who is ***?"
+
     def test_a_rate_limit_says_until_when(self, kind: str, forge: Receiver) -> None:
         prefix = "RateLimit" if kind == "gitlab" else "X-RateLimit"
         reset = str(int((NOW + timedelta(minutes=7)).timestamp()))

@@ -159,7 +159,7 @@ class TestNotifications:
             Subscription("chat"), events=[event(message="no room")], cases=[case(Verdict.APPLIED), case(None, "x")]
         )
         assert failed.destination == judged.destination == "hook:chat"
-        assert failed.body | {"id": ""} == {
+        assert {**failed.body, "id": ""} == {
             "specversion": "1.0",
             "id": "",
             "source": "https://argus.example.org",

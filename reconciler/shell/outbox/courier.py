@@ -12,9 +12,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from reconciler.core.delivery import Dead, Fate, Letter, Patience, Reply, fate, is_its_fault, rest_s, told
 from reconciler.errors import ArgusError
@@ -23,6 +26,9 @@ from reconciler.shell.outbox.destination import Destination, Unready
 from reconciler.shell.outbox.sending import Sender
 
 log = logging.getLogger(__name__)
+
+_Given = ParamSpec("_Given")
+_Found = TypeVar("_Found")
 
 EVERY_S = 0.5
 TIDY_S = 60.0
@@ -88,6 +94,8 @@ class Courier:
         self._patience = patience or Patience()
         self._clock = clock
         self._trouble = ""
+        # Of its own: names are looked up on the event loop's threads, and may take them all for a while.
+        self._ledger_threads = ThreadPoolExecutor(2, thread_name_prefix="outbox-ledger")
         self._closing = threading.Event()
         self._stirred: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
@@ -116,7 +124,7 @@ class Courier:
             try:
                 if self._is_wanted():
                     if time.monotonic() >= next_tidy:
-                        await asyncio.to_thread(self._outbox.tidy, list(self._stands), self._clock())
+                        await self._ledger(self._outbox.tidy, list(self._stands), self._clock())
                         next_tidy = time.monotonic() + TIDY_S
                     await self._round()
                 self._trouble = ""
@@ -137,7 +145,7 @@ class Courier:
         if not room:
             return
         until = now + timedelta(seconds=self._timeout_s + min(MARGIN_S, self._timeout_s))
-        for letter in await asyncio.to_thread(self._outbox.claim, room, now, until):
+        for letter in await self._ledger(self._outbox.claim, room, now, until):
             stand = self._stands[letter.destination]
             stand.underway += 1
             task = asyncio.create_task(self._deliver(stand, letter))
@@ -151,11 +159,9 @@ class Courier:
             self._rest(stand, reply, now)
             outcome = fate(letter, reply, now, random.random(), self._patience)
             self._tell(stand, letter, reply, outcome)
-            await asyncio.to_thread(self._outbox.settle, letter, outcome, now)
+            await self._ledger(self._outbox.settle, letter, outcome, now)
         except ArgusError as error:  # it stays claimed, and is delivered again when that runs out
             self._say(str(error))
-        except Exception:
-            log.exception("a letter to %s could not be delivered", stand.destination.name)
         finally:
             stand.underway -= 1
             self._stirred()  # there is room for the next one
@@ -165,9 +171,12 @@ class Courier:
             if stand.sender is None:
                 stand.sender = Sender(stand.destination)
             request = stand.destination.request(letter, self._clock())
+            return await stand.sender.send(letter, request, self._timeout_s)
         except Unready as error:
             return Reply(None, str(error))
-        return await stand.sender.send(letter, request, self._timeout_s)
+        except Exception as error:  # a letter that nobody can send must not be tried for ever
+            log.exception("%s cannot be sent to %s", letter.id, stand.destination.name)
+            return Reply(None, f"internal error: {type(error).__name__}")
 
     def _rest(self, stand: _Stand, reply: Reply, now: datetime) -> None:
         stand.failures = stand.failures + 1 if is_its_fault(reply) else 0
@@ -191,6 +200,11 @@ class Courier:
             self._trouble = trouble
             log.warning("the outbox is not delivered: %s", trouble)
 
+    async def _ledger(self, call: Callable[_Given, _Found], *arguments: _Given.args, **named: _Given.kwargs) -> _Found:
+        """Ask the ledger on another thread: it may take its time, and answers that come meanwhile must not wait."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._ledger_threads, partial(call, *arguments, **named))
+
     async def _end(self) -> None:
         tasks = [task for stand in self._stands.values() for task in stand.tasks]
         if tasks:
@@ -200,6 +214,7 @@ class Courier:
         for stand in self._stands.values():
             if stand.sender is not None:
                 await stand.sender.close()
+        self._ledger_threads.shutdown(wait=False)
 
 
 def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -26,6 +27,7 @@ DRAIN_S = 1.0
 """How long the rest of a good answer is read, to use the connection again."""
 
 _KEPT = ("retry-after", "x-ratelimit-remaining", "x-ratelimit-reset", "ratelimit-remaining", "ratelimit-reset")
+_SECRET = ("Authorization", "PRIVATE-TOKEN")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -77,13 +79,14 @@ class Sender:
             ):
                 status, headers = answer.status, _kept(answer.headers)
                 body = await _beginning(answer)
-        except TimeoutError:
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             if status is None:
-                return Reply(None, f"no answer within {limit_s:g} s")
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            if status is None:
-                return Reply(None, _words(error))
-        return self._destination.reply(letter, status or 0, headers, body)
+                is_late = isinstance(error, TimeoutError)
+                return Reply(None, f"no answer within {limit_s:g} s" if is_late else _words(error))
+        if status is None:
+            raise AssertionError("an answer has a status")
+        reply = self._destination.reply(letter, status, headers, body)
+        return replace(reply, said=_without_secrets(reply.said, request))
 
     async def close(self) -> None:
         """Let go of its connections."""
@@ -107,6 +110,14 @@ async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: headers[name][:100] for name in _KEPT if name in headers}
+
+
+def _without_secrets(said: str, request: Request) -> str:
+    """Take out what an answer repeats of the token that it was asked with."""
+    for name in _SECRET:
+        token = request.headers.get(name, "").rpartition(" ")[2]
+        said = said.replace(token, "***") if token else said
+    return said
 
 
 def _trust(destination: Destination) -> ssl.SSLContext:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -89,4 +88,4 @@ def _write(name: str, package: str, licence: str, content: dict[str, Any]) -> No
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
