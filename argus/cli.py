@@ -18,7 +18,7 @@ from reconciler.settings import Settings
 EMBEDDED_CONFIG = Path(__file__).parent / "dev.yaml"
 """The embedded configuration, which `argus up` runs."""
 
-_ON_EMBEDDED = {"up", "down", "logs", "rollback", *brakes.COMMANDS}
+_ON_EMBEDDED = {"up", "down", "logs", "outbox", "rollback", *brakes.COMMANDS}
 """Commands that read the embedded configuration where no file is named."""
 
 _FLAGS = {"home": "ARGUS_HOME", "api_port": "ARGUS_API_PORT", "openai_port": "ARGUS_OPENAI_PORT"}
@@ -100,6 +100,11 @@ def _run(  # noqa: PLR0911  one return a command
 
             client = remote.connect(arguments, settings, environ)
             return logs(client, arguments.model, follow=arguments.follow, tail=arguments.tail)
+        case "outbox":
+            from argus.outbox import outbox  # noqa: PLC0415
+
+            client = remote.connect(arguments, settings, environ)
+            return outbox(client, arguments.state, arguments.retry, retry_dead=arguments.retry_dead)
         case "rollback":
             from argus.rollback import roll_back  # noqa: PLC0415
 
@@ -133,12 +138,17 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("--to", metavar="SHA", help="the commit; without it, the last one that served")
     rollback.add_argument("--reason", metavar="TEXT", help="one line for the commit's message")
     remote.add_options(rollback)
+    outbox = commands.add_parser("outbox", help="show commit statuses and notifications that have not arrived")
+    outbox.add_argument("--state", choices=("pending", "dead"), help="only what waits, or only what was given up")
+    outbox.add_argument("--retry", action="append", default=[], metavar="ID", help="send this one again, at once")
+    outbox.add_argument("--retry-dead", action="store_true", help="send everything again that was given up")
+    remote.add_options(outbox)
     commands.add_parser("version", help="print the version")
     holding = brakes.add_to(commands)
-    for command in (up, down, api, reconciler, front, router, logs, rollback, *holding):
+    for command in (up, down, api, reconciler, front, router, logs, outbox, rollback, *holding):
         command.add_argument("--config", metavar="FILE", help="configuration file, see dev.yaml (ARGUS_CONFIG)")
         command.add_argument("--home", metavar="DIR", help="state folder (ARGUS_HOME)")
-    for command in (up, api, logs, rollback, *holding):
+    for command in (up, api, logs, outbox, rollback, *holding):
         command.add_argument("--api-port", type=int, metavar="N", help="port of the API (ARGUS_API_PORT)")
     for command in (up, api, reconciler, front, router):
         command.add_argument("--openai-port", type=int, metavar="N", help="port of the models (ARGUS_OPENAI_PORT)")

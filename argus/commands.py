@@ -10,7 +10,7 @@ from typing import Any
 from argus import ray_head
 from argus.supervisor import Command
 from reconciler.front import config as haproxy
-from reconciler.settings import SPEC_REPO_TOKEN, Settings
+from reconciler.settings import SPEC_REPO_TOKEN, STATUS_TOKEN, Settings
 from reconciler.shell.admin_token import VARIABLE
 
 API, RECONCILER, BUILD, ROUTER = "api", "reconciler", "demo-model", "router"
@@ -19,12 +19,14 @@ API, RECONCILER, BUILD, ROUTER = "api", "reconciler", "demo-model", "router"
 def own(name: str, settings: Settings, config: Path | None, environ: Mapping[str, str]) -> Command:
     """Give the command of the API, the reconciler or the router. All read the configuration that the supervisor read.
 
-    The admin's token goes to the API alone, the way into Ray to the reconciler alone, and the spec repository's token
-    to those two.
+    The admin's token goes to the API alone, the way into Ray and the token for commit statuses to the reconciler alone,
+    and the spec repository's token to those two.
     """
     kept = {key: value for key, value in environ.items() if name == API or key != VARIABLE}
     if name not in {API, RECONCILER}:
         kept.pop(SPEC_REPO_TOKEN, None)
+    if name != RECONCILER:
+        kept.pop(STATUS_TOKEN, None)
     if name != RECONCILER or settings.ray.address is None:
         kept = {key: value for key, value in kept.items() if not key.startswith("RAY_")}
     if name == RECONCILER and settings.ray.address is None:

@@ -38,9 +38,10 @@ from reconciler.front import listening
 from reconciler.loop import Reconciler, Rules
 from reconciler.names import RECONCILER_SOCKET
 from reconciler.settings import Settings
+from reconciler.shell import outbox
 from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.leadership import Claim, Keeper, Leadership, claim
-from reconciler.shell.ledger import EngineLog, LedgerReader, SqlBoard, SqlLeases, SqlLedger
+from reconciler.shell.ledger import EngineLog, LedgerReader, Outbox, SqlBoard, SqlLeases, SqlLedger
 from reconciler.shell.ledger.engine import open_engine
 from reconciler.shell.notes import GitNotes
 from reconciler.shell.probes import ProbeServer
@@ -197,7 +198,7 @@ def main(settings: Settings) -> int:
     leadership = _leadership(settings, me)
     vitals = Vitals(settings.reconcile.interval_s, settings.reconcile.pass_limit_s)
     probes = _probes(settings, me, vitals, leadership)
-    ledger = SqlLedger(engine, leadership.fence)
+    ledger = SqlLedger(engine, leadership.fence, outbox.audience(settings))
     publisher = Publisher(_board(kind, engine, leadership), lambda: leadership.token)
     runtime, replicas = _runtime(settings, kind, publisher, leadership)
     watchdog = Watchdog()
@@ -227,6 +228,8 @@ def main(settings: Settings) -> int:
     runner.start()
     collector = _collector(engine, leadership)
     collector.start()
+    courier = outbox.courier(settings, Outbox(engine, leadership.fence), leadership.is_leading)
+    courier.start()
     log.info("reconciling every %g s as %s", settings.reconcile.interval_s, leadership.holder)
     _look_on(runner, watch, vitals, watchdog, stop)
     runner.stop()
@@ -235,6 +238,7 @@ def main(settings: Settings) -> int:
         # takes it back at once, others when it has run out.
         _leave()
     collector.close()
+    courier.close()
     keeper.stop()
     road.close()
     replicas.close()

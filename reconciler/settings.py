@@ -12,11 +12,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from reconciler.core.announcements import KINDS
 from reconciler.core.brake import Brake
 from reconciler.errors import SettingsError
 from reconciler.names import is_user_id
@@ -29,9 +31,15 @@ Seconds = Annotated[float, Field(gt=0, le=86400)]
 SPEC_REPO_TOKEN = "ARGUS_SPEC_REPO_TOKEN"  # noqa: S105  a variable's name
 """The environment's variable with the token of an https spec repository. It is no setting, so that none shows it."""
 
+STATUS_TOKEN = "ARGUS_STATUS_TOKEN"  # noqa: S105  a variable's name
+"""The environment's variable with the token that commit statuses are posted with."""
+
 _USERINFO = re.compile(r"(?<=://)[^/\s@]*@")
 _HTTPS_SECRET = re.compile(r"https://(?:[^/]*@|[^?#]*[?#])", re.IGNORECASE)
 _SSH_PASSWORD = re.compile(r"ssh://[^/@]*:[^/]*@", re.IGNORECASE)
+_PUBLIC_APIS = {"github": "https://api.github.com", "gitlab": "https://gitlab.com/api/v4"}
+_LONGEST_URL = 2000
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class _Section(BaseModel):
@@ -43,6 +51,7 @@ class ApiSettings(_Section):
 
     host: str = "127.0.0.1"
     port: Port = 8080
+    public_url: str | None = None
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     threads: Annotated[int, Field(ge=1, le=256)] = 8
     request_timeout_s: Seconds = 30
@@ -50,6 +59,11 @@ class ApiSettings(_Section):
     token_ttl_days: Annotated[int, Field(ge=1, le=3650)] = 365
     log_followers: Annotated[int, Field(ge=1, le=255)] = 4
     log_follow_s: Seconds = 900
+
+    @field_validator("public_url")
+    @classmethod
+    def _plain(cls, url: str | None) -> str | None:
+        return None if url is None else _address(url).rstrip("/")
 
 
 class PathSettings(_Section):
@@ -94,6 +108,55 @@ class OwnershipSettings(_Section):
         return self
 
 
+class StatusSettings(_Section):
+    """Commit statuses at the provider that holds the spec repository. Without `provider` there are none.
+
+    The token is in a file, or in the environment's ARGUS_STATUS_TOKEN; paths are relative to the state folder.
+    """
+
+    provider: Literal["github", "gitlab", "gitea"] | None = None
+    api_url: str | None = None
+    repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=255)] | None = None
+    token_file: str | None = None
+    ca_file: str | None = None
+    context: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/-]{0,99}$")] = "argus"
+    also_per: Literal["user", "file"] | None = None
+    target_url: str | None = None
+
+    @field_validator("api_url", "target_url")
+    @classmethod
+    def _plain(cls, url: str | None) -> str | None:
+        return None if url is None else _address(url)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.provider is None:
+            return self
+        url = self.base_url
+        if url is None:
+            raise PydanticCustomError(
+                "no_api_url", "gitea needs spec_repo.statuses.api_url; right would be https://host/api/v1"
+            )
+        if not url.startswith("https://") and urlsplit(url).hostname not in _LOOPBACK:
+            raise PydanticCustomError(
+                "plain_http", "a token goes there: right would be https://, or http:// on this machine itself"
+            )
+        if self.repository is None or (self.provider != "gitlab" and self.repository.count("/") != 1):
+            right = "a project's path (group/project) or number" if self.provider == "gitlab" else "owner/name"
+            raise PydanticCustomError(
+                "no_repository",
+                "spec_repo.statuses.repository is missing or has another form; right would be {right}",
+                {"right": right},
+            )
+        return self
+
+    @property
+    def base_url(self) -> str | None:
+        """The API's address, without a slash at its end; None where it has to be given and is not."""
+        url = self.api_url or _PUBLIC_APIS.get(self.provider or "")
+        return url.rstrip("/") if url else None
+
+
 class SpecRepoSettings(_Section):
     """The spec repository. Without `url` it is the embedded bare repository `specs.git` in the state folder.
 
@@ -110,6 +173,7 @@ class SpecRepoSettings(_Section):
     ssh_key_file: str | None = None
     known_hosts_file: str | None = None
     ownership: OwnershipSettings = OwnershipSettings()
+    statuses: StatusSettings = StatusSettings()
 
     @field_validator("url")
     @classmethod
@@ -136,6 +200,46 @@ class SpecRepoSettings(_Section):
             if given is not None and right is not None:
                 raise PydanticCustomError("secret_without_url", f"{name} needs a spec_repo.url that begins {right}")
         return self
+
+
+class NotificationSettings(_Section):
+    """One receiver of notifications. `events` and `users` are lists, or null for all of them.
+
+    `secret_file` holds what requests are signed with: `whsec_` and base64, one a line; all of them sign.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+    url: str
+    secret_file: str
+    events: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    users: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    ca_file: str | None = None
+    allow_private: bool = False
+
+    @field_validator("url")
+    @classmethod
+    def _plain(cls, url: str) -> str:
+        return _address(url)
+
+    @field_validator("events")
+    @classmethod
+    def _known(cls, events: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if unknown := sorted(set(events or ()) - KINDS):
+            raise PydanticCustomError(
+                "unknown_event",
+                "there is no event '{unknown}'; there are {known}",
+                {"unknown": f"{unknown[0]:.40}", "known": ", ".join(sorted(KINDS))},
+            )
+        return events
+
+
+class OutboxSettings(_Section):
+    """How what is told to the outside is delivered. A request may take `timeout_s` in all, whatever it does."""
+
+    timeout_s: Annotated[float, Field(ge=0.1, le=120)] = 15
+    concurrency: Annotated[int, Field(ge=1, le=16)] = 2
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 50
+    give_up_after_s: Seconds = 86400
 
 
 class LedgerSettings(_Section):
@@ -227,6 +331,15 @@ class Settings(_Section):
     reconcile: ReconcileSettings = ReconcileSettings()
     ray: RaySettings = RaySettings()
     serving: ServingSettings = ServingSettings()
+    notifications: Annotated[tuple[NotificationSettings, ...], Field(max_length=20)] = ()
+    outbox: OutboxSettings = OutboxSettings()
+
+    @field_validator("notifications")
+    @classmethod
+    def _distinct(cls, given: tuple[NotificationSettings, ...]) -> tuple[NotificationSettings, ...]:
+        if len({each.name for each in given}) < len(given):
+            raise PydanticCustomError("secret_name_twice", "two notifications have the same name; give each its own")
+        return given
 
     @property
     def private_root(self) -> Path:
@@ -335,6 +448,21 @@ def _explain(error: ValidationError, path: Path | None) -> str:
             given = "" if problem["type"].startswith("secret_") else f" (given: {_shown(problem['input'])})"
             lines.append(f"key '{key}': {problem['msg']}{given}")
     return f"{path or 'environment'}: " + "; ".join(lines)
+
+
+def _address(url: str) -> str:
+    """Give an http(s) URL as it is. Raises PydanticCustomError for what is none, or holds a user or a password."""
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_right = is_right and url.isascii() and url.isprintable() and " " not in url and len(url) <= _LONGEST_URL
+    except ValueError:
+        is_right = False
+    if not is_right or parts.username is not None or parts.password is not None:
+        raise PydanticCustomError(
+            "secret_in_url", "right would be http(s)://host[:port]/path, without user and password"
+        )
+    return url
 
 
 def _shown(value: object) -> str:

@@ -51,7 +51,7 @@ class HttpsRemote:
 @contextmanager
 def https_remote(folder: Path, root: Path, token: str) -> Iterator[HttpsRemote]:
     """Serve the bare repositories in `root` by `git http-backend` under TLS; certificates are made in `folder`."""
-    ca_file, chain = _certificates(folder)
+    ca_file, chain = certificates(folder)
     remote = HttpsRemote("", ca_file, {token})
     stopped = threading.Event()
 
@@ -132,7 +132,7 @@ def accept_pushes(repository: Path) -> None:
     subprocess.run(["git", "-C", str(repository), "config", "http.receivepack", "true"], check=True, env=ENVIRONMENT)
 
 
-def _certificates(folder: Path) -> tuple[Path, Path]:
+def certificates(folder: Path) -> tuple[Path, Path]:
     """Make an authority and a certificate of it for 127.0.0.1. Gives the authority's, and the server's with its key."""
     now = datetime.datetime.now(datetime.UTC)
 

@@ -12,7 +12,7 @@ from flask import Flask, Response, g, request
 from reconciler.settings import Settings
 from reconciler.shell.admin_token import admin_token
 from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, VerdictReader, open_ledger
+from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, Outbox, SqlLedger, VerdictReader, open_ledger
 from reconciler.shell.signing_key import SigningKey
 from reconciler.shell.source import GitSource
 from webapi import auth, commits, logs, openapi, parts, problems, readiness
@@ -21,6 +21,7 @@ from webapi.docs import docs
 from webapi.health import health
 from webapi.history import history
 from webapi.models import models
+from webapi.outbox import outbox
 from webapi.parts import Parts
 from webapi.planning import plans
 from webapi.rollback import rollback
@@ -49,6 +50,7 @@ def create_app(settings: Settings, on_lost_ledger: Callable[[], None] = lambda: 
             accounts=Accounts(engine),
             ledger=SqlLedger(engine),
             engine_log=EngineLog(engine),
+            outbox=Outbox(engine),
             admin_token=admin_token(settings),
         )
     )
@@ -68,7 +70,7 @@ def assemble(platform: Parts) -> Flask:
     commits.install(app, platform.settings.api.threads)
     app.after_request(_write_log)
     for api in (
-        health, users, models, history, rollback, commits.commits, plans, brakes, suspending, logs.logs, status,
+        health, users, models, history, rollback, commits.commits, plans, brakes, suspending, logs.logs, outbox, status,
     ):  # fmt: skip
         app.register_api(api)
     app.register_blueprint(docs)

@@ -70,6 +70,8 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
     schemas.ModelHistory,
     schemas.ModelList,
     schemas.ModelWritten,
+    schemas.OutboxItem,
+    schemas.OutboxList,
     plan_schemas.PlanView,
     schemas.PlatformSummary,
     schemas.ReadyView,

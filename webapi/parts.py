@@ -10,7 +10,7 @@ from flask import Flask, current_app
 from reconciler.errors import ArgusError
 from reconciler.settings import Settings
 from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, VerdictReader
+from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, Outbox, SqlLedger, VerdictReader
 from webapi.store import SpecStore
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ class Parts:
     accounts: Accounts
     ledger: SqlLedger
     engine_log: EngineLog
+    outbox: Outbox
     admin_token: str
 
     def nudge(self) -> None:

@@ -28,6 +28,7 @@ UtcTime: TypeAlias = Annotated[
 ]
 
 _KEY_EXAMPLE = "svc-alice-20260106-123000-abcd"
+_ANNOUNCEMENT_EXAMPLE = "st-0f3c6b0d8c1e4a5f9b2d7e6a1c4b8f30"
 _SHA_EXAMPLE = "8c1f0a5f3b0f4a1d9d0e6a7b5c4d3e2f1a0b9c8d"
 
 
@@ -277,6 +278,32 @@ class CommitList(_Answer):
     next_cursor: str | None
 
 
+# --- the outbox ---------------------------------------------------------------------------------------------------
+
+
+class OutboxItem(_Answer):
+    """A commit status or a notification that has not arrived."""
+
+    id: str = Field(examples=[_ANNOUNCEMENT_EXAMPLE])
+    destination: str = Field(
+        description="`statuses`, or `hook:` and the name of one of the `notifications`.", examples=["statuses"]
+    )
+    state: Literal["pending", "dead"] = Field(description="dead: given up, until somebody asks for it again.")
+    since: UtcTime = Field(description="When it was written, or last asked for again.")
+    attempts: int
+    next_attempt_at: UtcTime | None = Field(description="Not before this; null where it was given up.")
+    given_up_at: UtcTime | None
+    error: str | None = Field(description="What the last attempt came to; null before one that failed.")
+    body: dict[str, Any] = Field(description="What is told: a status, or a CloudEvent.")
+
+
+class OutboxList(_Answer):
+    """One page of the outbox, newest first."""
+
+    items: list[OutboxItem]
+    next_cursor: str | None
+
+
 # --- the platform -------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +363,13 @@ class HoldsSummary(_Answer):
     rules_error: str | None = Field(description="Why the newest argus.yaml does not count; null where it does.")
 
 
+class OutboxSummary(_Answer):
+    """How many commit statuses and notifications have not arrived."""
+
+    pending: int
+    dead: int = Field(description="Given up: `GET /api/v2/serve/outbox?state=dead` has them.")
+
+
 class PlatformSummary(_Answer):
     """The platform in a few numbers."""
 
@@ -345,6 +379,7 @@ class PlatformSummary(_Answer):
     models: dict[State, int] = Field(description="How many models there are in each state.")
     reconciler: ReconcilerSummary
     holds: HoldsSummary | None = Field(description="Null where the repository cannot be read.")
+    outbox: OutboxSummary
     events: list[ModelEvent] = Field(
         default=[],
         description="The newest 20 that are about no single model (e.g. HISTORY_REWRITTEN), in order of time.",
@@ -427,6 +462,12 @@ class PageQuery(_Request):
     cursor: str | None = Field(default=None, max_length=512, description="`next_cursor` of the page before.")
 
 
+class OutboxQuery(PageQuery):
+    """Which part of the outbox, and which page of it."""
+
+    state: Literal["pending", "dead"] | None = Field(default=None, description="Only these. Default: both.")
+
+
 class HistoryQuery(_Request):
     """Which page of a model's history."""
 
@@ -502,6 +543,12 @@ class CommitPath(BaseModel):
         description="A commit's SHA, or its beginning: 7 hexadecimal digits or more.",
         json_schema_extra={"example": _SHA_EXAMPLE},
     )
+
+
+class AnnouncementPath(BaseModel):
+    """One announcement in the outbox."""
+
+    announcement_id: str = Field(pattern=r"^[A-Za-z0-9-]{1,120}$", json_schema_extra={"example": _ANNOUNCEMENT_EXAMPLE})
 
 
 class WaitQuery(_Request):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+from reconciler.core.delivery import BoxState
 from reconciler.core.entities import PLATFORM, State
 from reconciler.errors import SourceUnreachable
 from webapi import holding, openapi, reading, schemas, views
@@ -31,6 +32,7 @@ def read_status() -> dict[str, Any]:
     require_admin()
     platform = parts()
     counted, head, trouble, holds = _repository(platform)
+    waiting = platform.outbox.counts()
     summary = views.platform(
         counted,
         head,
@@ -38,6 +40,7 @@ def read_status() -> dict[str, Any]:
         fetched_at=platform.store.fetched_at(),
         trouble=trouble,
         holds=holds,
+        outbox=schemas.OutboxSummary(pending=waiting[BoxState.PENDING], dead=waiting[BoxState.DEAD]),
         events=[event for _, event in platform.reader.recent_events(PLATFORM, MOST_EVENTS)],
     )
     return summary.model_dump(mode="json")

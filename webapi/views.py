@@ -161,12 +161,14 @@ def platform(
     fetched_at: datetime | None = None,
     trouble: str | None = None,
     events: Sequence[Event] = (),
+    outbox: schemas.OutboxSummary | None = None,
 ) -> schemas.PlatformSummary:
     """Give the platform's summary. `counted` are the models by their state.
 
     `head` is the revision of the branch, None while it is unborn or cannot be read. `trouble` says why that is not the
     newest; `fetched_at` is about the copy of a remote repository, `events` those that are about no model.
-    `holds` is what keeps changes from counting now; None where that is not known.
+    `holds` is what keeps changes from counting now; None where that is not known. `outbox` says how much of
+    what is to be told has not arrived.
     """
     return schemas.PlatformSummary(
         app=schemas.AppSummary(
@@ -185,6 +187,7 @@ def platform(
             notes_error=status.notes_error if status else None,
         ),
         holds=holds,
+        outbox=outbox or schemas.OutboxSummary(pending=0, dead=0),
         events=[event_view(event) for event in events],
     )
 

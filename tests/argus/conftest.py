@@ -11,7 +11,7 @@ from werkzeug.serving import make_server
 
 from reconciler.settings import PathSettings, Settings
 from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, VerdictReader, open_ledger
+from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, Outbox, SqlLedger, VerdictReader, open_ledger
 from reconciler.shell.source import GitSource
 from tests.webapi.client import ADMIN_TOKEN, Api, git
 from webapi.app import assemble
@@ -35,6 +35,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
         accounts=Accounts(engine),
         ledger=SqlLedger(engine),
         engine_log=EngineLog(engine),
+        outbox=Outbox(engine),
         verdicts=VerdictReader(engine),
         admin_token=ADMIN_TOKEN,
     )

@@ -9,7 +9,7 @@ import pytest
 
 from reconciler.settings import ApiSettings, PathSettings, ServingSettings, Settings
 from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, VerdictReader, open_ledger
+from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, Outbox, SqlLedger, VerdictReader, open_ledger
 from reconciler.shell.source import GitSource
 from tests.webapi.client import ADMIN_TOKEN, Api, git
 from webapi.app import assemble
@@ -39,6 +39,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
         accounts=Accounts(engine),
         ledger=SqlLedger(engine),
         engine_log=EngineLog(engine),
+        outbox=Outbox(engine),
         admin_token=ADMIN_TOKEN,
     )
     yield Api(assemble(parts), parts, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -191,7 +192,7 @@ def test_any_patch_says_what_was_asked_and_keeps_comments_and_other_lines(case: 
         assert not _is_writable(patch)
         return
     assert _data(after) == merge_patch(before, patch)
-    assert _comments(after) == _comments(text)
+    assert not Counter(_comments(text)) - Counter(_comments(after)), "a new value may hold a number sign of its own"
     touched = tuple(patch)
     untouched = [
         line

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
+from reconciler.core.announcements import Audience
 from reconciler.core.cases import Case, CaseId
 from reconciler.core.entities import Record, State
 from reconciler.core.estimates import LoadTimes
@@ -16,7 +17,7 @@ from reconciler.core.lease import Lease
 from reconciler.core.ownership import Ruling, Rulings
 from reconciler.errors import Moved
 from reconciler.ports import Advance, LedgerState
-from reconciler.shell.ledger import rows, verdicts
+from reconciler.shell.ledger import outbox, rows, verdicts
 from reconciler.shell.ledger.engine import insert_absent, reading, upsert, writing
 from reconciler.shell.ledger.lease import guard
 from reconciler.shell.ledger.schema import (
@@ -43,14 +44,17 @@ class SqlLedger:
     newer status, or users, leaves it: whoever read before is not disturbed.
     """
 
-    def __init__(self, engine: Engine, fence: Callable[[], Lease] | None = None) -> None:
+    def __init__(
+        self, engine: Engine, fence: Callable[[], Lease] | None = None, audience: Audience | None = None
+    ) -> None:
         """Serve the ledger at `engine` (`open_ledger`).
 
         `fence` gives the lease under which is recorded, or raises NotLeader. Without one anybody may record: that is
-        for tests and for tools, not for a loop.
+        for tests and for tools, not for a loop. What `audience` is to be told of a pass is written with it.
         """
         self._engine = engine
         self._fence = fence
+        self._audience = audience or Audience()
         self._last: LedgerState | None = None
         self._users: frozenset[str] = frozenset()
 
@@ -82,8 +86,10 @@ class SqlLedger:
             upsert(connection, models, [rows.record_row(record) for record in advance.records])
             if advance.events:
                 connection.execute(insert(events), [rows.event_row(event) for event in advance.events])
+            before = outbox.touched(connection, self._audience, advance)
             if advance.cases or advance.restored:
                 verdicts.write(connection, advance.cases, advance.restored)
+            outbox.announce(connection, self._audience, advance, before)
             cases = verdicts.open_cases(connection) if advance.cases else None
             _add_users(connection, new_users, advance)
             if advance.load_times is not None:

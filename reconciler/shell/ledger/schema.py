@@ -246,6 +246,27 @@ verdicts = Table(
 order in which commits came. `phase` is OPEN, CLOSED (with a verdict that no git note has yet) or PUBLISHED.
 """
 
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Name, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("destination", Name, nullable=False),
+    Column("state", Name, nullable=False),
+    Column("since", UtcTime, nullable=False),
+    Column("next_at", UtcTime, nullable=False),
+    Column("claimed_until", UtcTime, nullable=True),
+    Column("attempts", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("trouble", Text, nullable=True),
+    Index("outbox_by_state", "state", "destination", "next_at", "number"),
+    Index("outbox_by_number", "number"),
+)
+"""What is to be told to the outside (`core.announcements`) and has not arrived yet; what has is deleted.
+
+`number` grows with everything that is written. `trouble` is what the last attempt came to, as JSON text.
+"""
+
 ONLY = 1
 """The id of the one row of a table that has a single one."""
 
@@ -326,6 +347,19 @@ def _add_rulings(connection: Connection) -> None:
     )
 
 
+def _add_outbox(connection: Connection) -> None:
+    name, moment = _types(connection)
+    connection.execute(
+        text(
+            f"CREATE TABLE outbox (id {name} NOT NULL, number BIGINT NOT NULL, destination {name} NOT NULL, "
+            f"state {name} NOT NULL, since {moment} NOT NULL, next_at {moment} NOT NULL, claimed_until {moment}, "
+            "attempts INTEGER NOT NULL, body TEXT NOT NULL, trouble TEXT, PRIMARY KEY (id))"
+        )
+    )
+    connection.execute(text("CREATE INDEX outbox_by_state ON outbox (state, destination, next_at, number)"))
+    connection.execute(text("CREATE INDEX outbox_by_number ON outbox (number)"))
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _add_routes,
     _add_load_times,
@@ -334,6 +368,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _add_lease,
     _add_verdicts,
     _add_rulings,
+    _add_outbox,
 )
 """In order. The first leads from version 1 to version 2."""
 

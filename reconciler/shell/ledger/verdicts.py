@@ -37,6 +37,16 @@ def open_cases(connection: Connection) -> tuple[Case, ...]:
     return _cases(connection.execute(statement.order_by(verdicts.c.number, verdicts.c.path)).scalars())
 
 
+def of_commits(connection: Connection, shas: Collection[str]) -> dict[str, tuple[Case, ...]]:
+    """Give all cases of these commits, by path; none for a commit that has none."""
+    found: dict[str, list[Case]] = {}
+    for some in _some_of(list(dict.fromkeys(shas))):
+        statement = select(verdicts.c.commit_sha, verdicts.c.document).where(verdicts.c.commit_sha.in_(some))
+        for sha, document in connection.execute(statement.order_by(verdicts.c.path)):
+            found.setdefault(sha, []).append(rows.case_of(document))
+    return {sha: tuple(cases) for sha, cases in found.items()}
+
+
 def on_record(connection: Connection, commits: Collection[str]) -> frozenset[CaseId]:
     """Keep `ports.Ledger.on_record`."""
     found: set[CaseId] = set()
