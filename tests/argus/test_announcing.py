@@ -84,7 +84,7 @@ def test_notifications_go_to_whom_the_configuration_names(tmp_path: Path) -> Non
         (f"{GITEA.replace('https://', 'https://bob:s3cret@')}}}}}", "without user and password"),
         (f"{HOOK.replace('https://', 'https://bob:s3cret@')}}}]", "without user and password"),
         (f"{HOOK.replace('https://', 'file://')}}}]", "right would be http(s)://"),
-        (f"{HOOK}, events: [DEPLOYED]}}]", "there is no event 'DEPLOYED'; there are DELETED"),
+        (f"{HOOK}, events: [DEPLOYED]}}]", "there is no event 'DEPLOYED'; there are CHANGE_HELD"),
         (f"{HOOK}}}, {HOOK.partition('[')[2]}}}]", "two notifications have the same name"),
         (f"{HOOK.replace('chat,', 'Chat Room,')}}}]", "name"),
     ],
