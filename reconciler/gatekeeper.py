@@ -94,6 +94,8 @@ class RulesReader:
     def read(self, tree: Tree) -> Standing:
         """Give the newest version that can be read. Raises SourceUnreachable."""
         broken: tuple[RulesRefused, Commit] | None = None
+        here = {version.entry.blob for version in tree.rules if version.entry is not None}
+        self._parsed = {blob: said for blob, said in self._parsed.items() if blob in here}
         for version in tree.rules:
             found = self._version(version)
             if isinstance(found, HoldRules):
@@ -146,12 +148,13 @@ class Gatekeeper:
         if not changes:
             return Passed(dict(wanted), events, standing.trouble)
         overridden: dict[str, Declared] = {}
-        after, _ = gates.gated(
+        after, counting = gates.gated(
             wanted,
             changes,
             gates_of(self._source, self._rule, standing, records=records, now=now, overridden=overridden),
         )
-        return Passed(after, events + _overridden(changes, overridden, now), standing.trouble)
+        let = {key: declared for key, declared in overridden.items() if key in counting}
+        return Passed(after, events + _overridden(changes, let, now), standing.trouble)
 
     def _rejected(self, standing: Standing, now: datetime, since: str | None) -> tuple[Event, ...]:
         """Tell of rules that cannot be read, in the pass that first reads them."""

@@ -29,7 +29,7 @@ def summary(platform: Parts, tree: Tree, records: Iterable[Record], now: datetim
         suspended_users=len(rules.users),
         suspended_models=len(rules.models),
         freezes=[
-            schemas.FreezeNow(until=until, reason=each.reason, users=sorted(each.users) if each.users else None)
+            schemas.FreezeNow(until=until, reason=each.reason, users=None if each.users is None else sorted(each.users))
             for each, until in open_now
         ],
         rules_error=standing.trouble,

@@ -51,6 +51,8 @@ def suspend_models() -> tuple[dict[str, Any], int]:
     asked = read_json(hold_schemas.Suspended)
     target = _target(parts(), asked)
     reason = asked.reason or f"suspended by {caller().author}"
+    if not reason.isprintable():
+        raise Invalid("reason: right would be one line of printable text", field="reason")
     return _write(target, f"Suspend {_name(target)}", lambda before: with_entry(before, target, reason))
 
 
@@ -75,7 +77,7 @@ def with_entry(before: bytes | None, target: Target, reason: str) -> bytes:
         entry = (
             f"  all: {_quoted(reason)}\n" if kind == "all" else f"  {kind}:\n    {_quoted(name)}: {_quoted(reason)}\n"
         )
-        return f"{text}{end}suspend:\n{entry}".encode()
+        return _checked(f"{text}{end}suspend:\n{entry}".encode())
     if kind == "all":
         return _patched(text, {"suspend": {"all": reason}})
     present = _entries(text, kind)
@@ -175,9 +177,13 @@ def _spellings(present: Mapping[str, Any] | list[str], target: Target) -> list[s
 
 def _patched(text: str, patch: Mapping[str, Any]) -> bytes:
     try:
-        after = patched(text, patch).encode()
+        return _checked(patched(text, patch).encode())
     except Unpatchable:
         raise _unpatchable() from None
+
+
+def _checked(after: bytes) -> bytes:
+    """See that the file can still be read: it may have become too long."""
     if isinstance(rules.parse(after), RulesRefused):
         raise _unpatchable()
     return after

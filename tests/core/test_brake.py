@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core import gates, progress
@@ -65,6 +65,7 @@ def test_what_is_going_already_and_what_never_ran_do_not_count() -> None:
     assert braked(RULE, removals(known, 6), known, []) == {}
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_no_pass_ever_removes_more_than_the_brake_allows_without_allowance(data: st.DataObject) -> None:
     records = models(data.draw(st.integers(1, 12)))

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from apscheduler.triggers.cron import CronTrigger
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core import cron
@@ -63,6 +63,7 @@ HOURS = st.sampled_from(["*", "*/5", "3", "8-18/2", "0,23"])
 WEEKDAYS = st.sampled_from(["*", "mon", "tue-thu", "fri,sun"])
 
 
+@settings(deadline=None)
 @given(
     minute=VALUES,
     hour=HOURS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core import gates, progress
@@ -131,6 +131,7 @@ def test_a_gate_is_not_asked_about_what_another_holds_back() -> None:
     assert asked == []
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_a_change_that_is_withheld_never_alters_the_app(data: st.DataObject) -> None:
     says = st.builds(

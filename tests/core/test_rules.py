@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core import holds
@@ -140,6 +140,7 @@ def test_a_file_that_is_too_long_is_refused() -> None:
     assert isinstance(parse(b"# " + b"x" * 70_000), RulesRefused)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.text(alphabet="suspend:frz{}[]-\n ,'0*", max_size=80).map(str.encode))
 def test_any_bytes_give_rules_or_one_reason(data: bytes) -> None:
     assert isinstance(parse(data), HoldRules | RulesRefused)

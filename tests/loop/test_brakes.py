@@ -288,6 +288,20 @@ def test_an_override_lets_pass_what_is_there_and_nothing_that_comes_after(platfo
     ]
 
 
+def test_an_override_lifts_no_brake_and_is_told_when_something_passes(platform: Platform) -> None:
+    keys = platform.deploy(*NAMES)
+    platform.push(rules_file(FREEZE))
+    platform.delete(*NAMES)
+    platform.push({"README.md": "x"}, "Argus-Override-Freeze: cleaning up")
+    platform.settle()
+    assert kinds(platform, keys) == {HoldKind.BRAKE}
+    assert "FREEZE_OVERRIDDEN" not in platform.types("")
+    platform.push({"README.md": "y"}, "Argus-Allow-Removal: 6")
+    platform.settle()
+    assert {platform.record(key).state for key in keys.values()} == {State.DELETED}
+    assert platform.types("").count("FREEZE_OVERRIDDEN") == 1
+
+
 def test_who_is_suspended_stays_as_it_was_and_others_go_on(platform: Platform) -> None:
     keys = platform.deploy("a", "b")
     platform.push(rules_file("suspend:\n  models: {alice/a: a benchmark}\n"))

@@ -177,6 +177,22 @@ def test_a_file_that_cannot_be_read_is_not_written(api: Api) -> None:
     assert holds["suspended_all"] == holds["rules_error"]
 
 
+@pytest.mark.parametrize("text", [None, "# mine\n", "suspend: {users: {bob: x}}\n"])
+def test_a_reason_that_no_file_may_hold_and_a_file_that_would_be_too_long_are_refused(
+    api: Api, text: str | None
+) -> None:
+    api.created()
+    if text is not None:
+        api.push({RULES: text})
+    head = api.head()
+    body = {"user_id": "alice", "reason": "a\u200bb"}
+    assert api.call("POST", f"{SERVE}/suspend", "alice", json=body).status_code == 400
+    assert api.head() == head
+    head = api.push({RULES: (text or "") + "#" * (65_530 - len(text or ""))})
+    assert api.call("POST", f"{SERVE}/suspend", "alice", json={"user_id": "alice"}).status_code == 409
+    assert api.head() == head
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [({}, 400), ({"all": True, "user_id": "alice"}, 400), ({"model": "nonsense"}, 400), ({"model": "bob/x"}, 404),
