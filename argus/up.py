@@ -35,6 +35,7 @@ from reconciler.names import RECONCILER_SOCKET
 from reconciler.settings import Settings
 from reconciler.shell import embedded_repo
 from reconciler.shell.admin_token import VARIABLE, admin_token, token_file
+from reconciler.shell.signing_key import signature
 
 TEMPLATE = Path(__file__).parent / "specs_template"
 SUPERVISOR = "supervisor"
@@ -122,7 +123,13 @@ class Platform:
             repo = Path(self._settings.spec_repo_url)
             try:
                 self._waiting.in_background(
-                    partial(embedded_repo.ensure, repo, TEMPLATE, branch=self._settings.spec_repo.branch)
+                    partial(
+                        embedded_repo.ensure,
+                        repo,
+                        TEMPLATE,
+                        branch=self._settings.spec_repo.branch,
+                        sign=signature(self._settings),
+                    )
                 )
             except ArgusError as error:
                 raise UpFailed(str(error)) from None

@@ -40,8 +40,8 @@ class Branch:
 
     `rewritten` are the events that tell of a history that does not continue the one that was known; `is_rewritten`
     also where nothing was known. `carried` are identities to be remembered, None for no news of them. `trouble` is why
-    this is only the last revision that is known. `held` and `rulings` are as in `ports.Reading`; changes that do not
-    count are among `changes`.
+    this is only the last revision that is known. `held`, `rulings` and `rules_held` are as in `ports.Reading`; changes
+    that do not count are among `changes`.
     """
 
     tree: Tree
@@ -53,6 +53,7 @@ class Branch:
     trouble: str | None
     held: tuple[FileChange, ...] = ()
     rulings: frozenset[Ruling] = frozenset()
+    rules_held: str | None = None
 
     def parsed(self) -> dict[str, Parsed]:
         """Give what each file says, by model key."""
@@ -118,6 +119,7 @@ class BranchReader:
             trouble=reading.trouble,
             held=reading.held,
             rulings=reading.rulings,
+            rules_held=reading.rules_held,
         )
 
     def orphans(self, tree: Tree, seen: Observation, now: datetime) -> dict[str, Record]:

@@ -119,7 +119,7 @@ class Reconciler:
                 records=progress.stamped(last.records, told, now),
                 events=events,
                 users=branch.tree.users,
-                status=_status(seen, branch, now, self._chronicle.error, passed.trouble),
+                status=_status(seen, branch, now, self._chronicle.error, passed.trouble or branch.rules_held),
                 load_times=load_times if have.loads else None,
                 carried=branch.carried,
                 cases=self._judge(known, branch, want=want, decided=decided, outcome=outcome, past=past, now=now),

@@ -42,7 +42,8 @@ class Reading:
     `trouble` says why this is only what was last fetched: the repository does not answer. None where it is the newest.
 
     `held` are the changes that do not count (`core.ownership`) and are the newest of their files; `rulings` names all
-    commits with paths that do not count on this branch. `tree` is what counts.
+    commits with paths that do not count on this branch. `rules_held` says why the newest `argus.yaml` does not count.
+    `tree` is what counts.
     """
 
     tree: Tree
@@ -50,6 +51,7 @@ class Reading:
     trouble: str | None = None
     held: tuple[FileChange, ...] = ()
     rulings: frozenset[Ruling] = frozenset()
+    rules_held: str | None = None
 
 
 class Source(Protocol):

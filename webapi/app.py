@@ -13,7 +13,7 @@ from reconciler.settings import Settings
 from reconciler.shell.admin_token import admin_token
 from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, Outbox, SqlLedger, VerdictReader, open_ledger
-from reconciler.shell.signing_key import SigningKey
+from reconciler.shell.signing_key import signature
 from reconciler.shell.source import GitSource
 from webapi import auth, commits, logs, openapi, parts, problems, readiness
 from webapi.brakes import brakes
@@ -43,7 +43,7 @@ def create_app(settings: Settings, on_lost_ledger: Callable[[], None] = lambda: 
     return assemble(
         Parts(
             settings=settings,
-            store=SpecStore(GitSource.from_settings(settings, reader.rulings), reader, sign=_signature(settings)),
+            store=SpecStore(GitSource.from_settings(settings, reader.rulings), reader, sign=signature(settings)),
             folders=DiskModelFolders(settings.private_root),
             reader=reader,
             verdicts=VerdictReader(engine),
@@ -92,12 +92,6 @@ def _write_log(response: Response) -> Response:
 def _log_followers(settings: Settings) -> int:
     """Leave half of the threads to requests that end by themselves."""
     return min(settings.api.log_followers, max(1, settings.api.threads // 2))
-
-
-def _signature(settings: Settings) -> Callable[[bytes], bytes] | None:
-    """Give what signs the API's commits, where that is looked at."""
-    asked = settings.spec_repo.ownership
-    return SigningKey(settings.home / asked.signing_key).sign if asked.policy != "trust_branch" else None
 
 
 def _version() -> str:

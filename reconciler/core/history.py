@@ -85,6 +85,7 @@ class History:
         self._standing: dict[str, Entry | None] = {}  # what git has, by path, where that is held
         self._never: dict[str, Identity] = {}  # of files that are held from their first commit on, by path
         self._rulings: set[tuple[str, str]] = set()
+        self._rules_held: str | None = None
         self._changes: list[FileChange] = []
         self._seen: dict[str, int] = {}  # SHA -> how many of `_changes` had happened by then, in the branch's order
         self._commits: dict[str, Commit] = {}
@@ -187,6 +188,11 @@ class History:
         return frozenset(self._rulings)
 
     @property
+    def rules_held(self) -> str | None:
+        """Why the newest change of the rules does not count; None where it does."""
+        return self._rules_held if RULES_FILE in self._standing else None
+
+    @property
     def standing(self) -> tuple[FileChange, ...]:
         """The newest change of each spec file that is held as it stands in git, oldest first."""
         found: dict[str, FileChange] = {}
@@ -243,6 +249,7 @@ class History:
             else:
                 self._standing.pop(change.path, None)
                 self._apply(raw.commit, change)
+        self._rules_held = raw.held.get(RULES_FILE, self._rules_held)
         self._rulings |= {(raw.commit.sha, spelt(name)) for name in raw.held}
         for path in raw.accepted:
             if path in self._standing:

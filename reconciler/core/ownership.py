@@ -238,7 +238,9 @@ def _why(change: PathChange, who: Standing) -> str:
 
 
 def _caller(commit: Commit) -> Standing:
-    """Read whom the API acted for. It has seen to it that the caller may write there."""
+    """Read whom the platform acted for: a caller of the API, who may write there, or nobody but itself."""
+    if commit.email == API_EMAIL:
+        return Standing(f"{API_NAME} itself", frozenset({ADMINS}), rules=True)
     name = commit.email.removesuffix(API_DOMAIN)
     return Standing(f"{name} by the API", frozenset({ADMINS if name == API_ADMIN else name}), rules=True)
 

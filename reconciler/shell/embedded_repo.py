@@ -6,15 +6,20 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeAlias
 
 from reconciler.core.history import API_EMAIL, API_NAME
 from reconciler.errors import SourceUnreachable
 from reconciler.shell.git import Git, sync_folder
+from reconciler.shell.objects import object_id
 
 FIRST_SUBJECT = "Start from specs-template"
+
+Sign: TypeAlias = Callable[[bytes], bytes]
+"""A commit object to the same with a signature in it (`SigningKey.sign`)."""
 
 _LEFT_BEHIND_S = 3600.0
 
@@ -41,11 +46,14 @@ exit 1
 """
 
 
-def ensure(path: Path, template: Path, *, branch: str = "main", timeout_s: float = 30) -> bool:
+def ensure(
+    path: Path, template: Path, *, branch: str = "main", timeout_s: float = 30, sign: Sign | None = None
+) -> bool:
     """Make the bare repository `path` from the files of the folder `template`; leave one that is there as it is.
 
     It is built aside and renamed, so it is there whole or not at all: whoever is killed in the middle leaves a folder
-    that the next call (an hour later) removes, and of two that race one wins. Gives True where this call made it.
+    that the next call (an hour later) removes, and of two that race one wins. `sign` puts the platform's signature into
+    the first commit, where commits are ruled upon. Gives True where this call made it.
     Raises SourceUnreachable where git fails, `path` is something else or the disk refuses.
     """
     if (path / "HEAD").is_file():
@@ -58,6 +66,8 @@ def ensure(path: Path, template: Path, *, branch: str = "main", timeout_s: float
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             _build(aside, _files(template), branch, timeout_s)
+            if sign is not None:
+                _sign(Git(aside, timeout_s), branch, sign)
             return _put(aside, path)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -80,6 +90,13 @@ def _build(folder: Path, files: Mapping[str, bytes], branch: str, timeout_s: flo
         stream += [b"M 100644 inline ", _quoted(name), b"\n", _data(content)]
     git.run("fast-import", "--quiet", stdin=b"".join([*stream, b"done\n"]))
     sync_folder(folder / "refs" / "heads")
+
+
+def _sign(git: Git, branch: str, sign: Sign) -> None:
+    [commit] = git.contents([f"refs/heads/{branch}"])
+    signed = sign(commit)
+    git.write_objects([("commit", signed)])
+    git.run("update-ref", f"refs/heads/{branch}", object_id("commit", signed))
 
 
 def _put(aside: Path, path: Path) -> bool:

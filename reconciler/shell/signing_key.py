@@ -6,9 +6,11 @@ import fcntl
 import os
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from reconciler.errors import SourceUnreachable
+from reconciler.settings import Settings
 
 _LIMIT_S = 10
 
@@ -50,6 +52,12 @@ class SigningKey:
             # The public half first: from when the private one is there, commits are signed with it.
             os.replace(made.with_name("key.pub"), public_half(self._path))
             os.replace(made, self._path)
+
+
+def signature(settings: Settings) -> Callable[[bytes], bytes] | None:
+    """Give what signs the platform's commits (`SigningKey.sign`), where the configuration has commits ruled upon."""
+    asked = settings.spec_repo.ownership
+    return SigningKey(settings.home / asked.signing_key).sign if asked.policy != "trust_branch" else None
 
 
 def public_half(path: Path) -> Path:

@@ -160,6 +160,7 @@ class GitSource:
                 trouble=trouble,
                 held=history.standing,
                 rulings=history.rulings,
+                rules_held=history.rules_held,
             )
 
     def hurry(self) -> None:

@@ -73,6 +73,8 @@ def good(key: str) -> Signature:
         ("signed", commit("alice@users.argus", "api"), good("api-key"), {"alice"}),
         ("author_map", commit("alice@users.argus", "api"), good("api-key"), {"alice"}),
         ("signed", commit("admin@users.argus", "api"), good("api-key"), {ADMINS}),
+        ("signed", commit("argus@localhost", "api"), good("api-key"), {ADMINS}),
+        ("signed", commit("argus@localhost", "api"), UNSIGNED, set()),
         ("author_map", commit("root@example.org", "api"), UNSIGNED, set()),
         ("signed", commit("admin@users.argus", "api"), good("alice-key"), set()),
         ("signed", commit("alice@users.argus"), good("api-key"), set()),

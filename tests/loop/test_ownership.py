@@ -213,6 +213,22 @@ def test_the_committers_line_of_the_api_gives_nobody_rights(tmp_path: Path) -> N
     assert platform.replicas() == 1
 
 
+def test_rules_by_anybody_but_an_admin_do_not_count_and_the_status_says_so(tmp_path: Path) -> None:
+    platform = mapped(tmp_path)
+    platform.commit({"argus.yaml": "suspend: {all: true}\n"}, "alice")
+    status = platform.reader.status()
+    assert status is not None
+    assert "which only admins may write" in (status.rules_error or "")
+    sha = platform.commit({PATH: spec("qwen", replicas=2)}, "alice")
+    assert (platform.verdict(sha), platform.replicas()) == (Verdict.APPLIED, 2)
+    platform.commit({"argus.yaml": "suspend: {users: {alice: so be it}}\n"}, "root")
+    status = platform.reader.status()
+    assert status is not None
+    assert status.rules_error is None
+    platform.commit({PATH: spec("qwen", replicas=3)}, "alice")
+    assert platform.replicas() == 2
+
+
 def test_a_change_of_the_map_is_no_verdict_on_the_past(tmp_path: Path) -> None:
     platform = mapped(tmp_path)
     late = platform.commit({"users/carol/x.yaml": spec("x")}, "carol")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from reconciler.core.entities import Tree
 from reconciler.ports import Advance
 from reconciler.settings import Settings
+from reconciler.shell import embedded_repo
 from reconciler.shell.ledger import LedgerReader
+from reconciler.shell.signing_key import signature
 from reconciler.shell.source import GitSource
 from tests.signing import needs_ssh
 from tests.webapi.client import ADMIN_TOKEN, MODELS, SPEC, Api, git
@@ -133,6 +136,16 @@ def test_nothing_is_written_onto_a_branch_that_nobody_vouches_for(guarded: Api) 
     answer = guarded.patch(key, {"num_replicas": 3})
     assert (answer.status_code, answer.json["error"]["code"]) == (503, "branch_in_doubt")
     assert guarded.get(f"{MODELS}/{key}")["model"]["num_replicas"] == 2
+
+
+def test_what_a_repository_starts_with_counts(guarded: Api, tmp_path: Path) -> None:
+    template = tmp_path / "template"
+    template.mkdir()
+    (template / "argus.yaml").write_text("# nothing is held back\n", encoding="utf-8")
+    shutil.rmtree(tmp_path / "specs.git")
+    assert embedded_repo.ensure(tmp_path / "specs.git", template, sign=signature(guarded.parts.settings))
+    [rules] = counting(guarded).rules
+    assert rules.commit.subject == embedded_repo.FIRST_SUBJECT
 
 
 def test_the_api_rules_as_the_loop_did(guarded: Api) -> None:
