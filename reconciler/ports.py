@@ -12,6 +12,7 @@ from typing import Protocol
 
 from reconciler.core.arrivals import Arrival
 from reconciler.core.cases import Case, CaseId
+from reconciler.core.drift import Upkeep
 from reconciler.core.entities import (
     App,
     Event,
@@ -107,13 +108,15 @@ class LedgerState:
     carried: Carried | None = None
     cases: tuple[Case, ...] = ()
     """The open ones, oldest first."""
+    upkeep: Upkeep = field(default_factory=Upkeep)
 
 
 @dataclass(frozen=True, slots=True)
 class PlatformStatus:
     """What the reconciler last saw of itself and of Serve, for status pages. `error` is None after a good pass.
 
-    `notes_error` says why verdicts cannot be published as git notes; None while they can.
+    `notes_error` says why verdicts cannot be published as git notes; None while they can. `drift` says what is left as
+    it is found in Serve, a line each, and until when; None where nothing is.
     """
 
     seen_at: datetime
@@ -124,13 +127,15 @@ class PlatformStatus:
     free_gpus: float
     error: str | None
     notes_error: str | None = None
+    drift: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
     """What one pass learnt: the records that changed, the events in order, and where the branch was.
 
-    `load_times` takes the place of what was kept of loads; None leaves that as it is.
+    `load_times` takes the place of what was kept of loads, `upkeep` of what was remembered of the application; None
+    leaves that as it is.
     `carried` takes the place of what the ledger has of it; None leaves that.
     `cases` are those that were opened, changed or closed, in the branch's order; one that has a verdict got it in this
     pass. `restored` are closed ones that git notes told of.
@@ -145,10 +150,11 @@ class Advance:
     carried: Carried | None = None
     cases: Sequence[Case] = ()
     restored: Sequence[Case] = ()
+    upkeep: Upkeep | None = None
 
     def moves(self, revision: str | None) -> bool:
         """Say whether this changes what `Ledger.load` gives, for a ledger at `revision`."""
-        anew = (self.records, self.events, self.load_times, self.carried, self.cases)
+        anew = (self.records, self.events, self.load_times, self.carried, self.cases, self.upkeep)
         return any(anew) or self.revision != revision
 
 

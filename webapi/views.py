@@ -177,6 +177,7 @@ def platform(
             last_pass_at=status.seen_at if status else None,
             error=status.error if status else None,
             notes_error=status.notes_error if status else None,
+            drift=status.drift if status else None,
         ),
         events=[event_view(event) for event in events],
     )

@@ -168,7 +168,8 @@ class Cluster:
 class Observation:
     """What runs. `app_status` is Serve's own word, None where the application does not exist.
 
-    `root_is_current` is False where the application was last applied for another front, or with other settings of it.
+    `root_is_current` is False where the application was last applied for another front, or with other settings of it;
+    `root` says what it is to be. `session` names the life of Ray's head: one that was started anew is another.
     """
 
     app_status: str | None
@@ -176,6 +177,8 @@ class Observation:
     deployments: Mapping[str, Deployment]
     cluster: Cluster
     root_is_current: bool = True
+    root: str = ""
+    session: str = ""
 
 
 class State(StrEnum):
@@ -210,6 +213,8 @@ class EventType(StrEnum):
     REPLICAS_LOST = "REPLICAS_LOST"
     RECOVERED = "RECOVERED"
     DELETED = "DELETED"
+    DRIFT_CORRECTED = "DRIFT_CORRECTED"
+    DRIFT_LEFT = "DRIFT_LEFT"
     HISTORY_REWRITTEN = "HISTORY_REWRITTEN"
 
 

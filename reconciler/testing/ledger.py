@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from types import MappingProxyType
 
 from reconciler.core.cases import Case, CaseId
+from reconciler.core.drift import Upkeep
 from reconciler.core.entities import Event, Record, State
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
@@ -29,6 +30,7 @@ class MemoryLedger:
         self.status: PlatformStatus | None = None
         self.load_times = LoadTimes()
         self.carried: Carried | None = None
+        self.upkeep = Upkeep()
         self.down = False
         self.leases = MemoryLeases()
         self.fence: Callable[[], Lease] | None = None
@@ -41,7 +43,7 @@ class MemoryLedger:
         living = {key: record for key, record in self.records.items() if record.state is not State.DELETED}
         still_open = tuple(case for case in self.cases.values() if case.verdict is None)
         records = MappingProxyType(living)
-        return LedgerState(self.base, self.revision, records, self.load_times, self.carried, still_open)
+        return LedgerState(self.base, self.revision, records, self.load_times, self.carried, still_open, self.upkeep)
 
     def record(self, base: int, advance: Advance) -> int:
         """Keep `ports.Ledger.record`."""
@@ -67,6 +69,7 @@ class MemoryLedger:
         self.status = advance.status or self.status
         self.load_times = advance.load_times or self.load_times
         self.carried = advance.carried or self.carried
+        self.upkeep = advance.upkeep or self.upkeep
         return self.base
 
     def on_record(self, commits: Collection[str]) -> frozenset[CaseId]:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from reconciler.core.cases import Case, CaseId
+from reconciler.core.drift import Upkeep
 from reconciler.core.entities import Record, State
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
@@ -27,6 +28,7 @@ from reconciler.shell.ledger.schema import (
     models,
     nudges,
     platform_status,
+    upkeep,
     users,
 )
 
@@ -62,7 +64,8 @@ class SqlLedger:
                 base, revision = connection.execute(_STAND.with_for_update(read=True)).one()
                 living = MappingProxyType(_living(connection))
                 loads, known = _load_times(connection), carried(connection)
-                self._last = LedgerState(base, revision, living, loads, known, verdicts.open_cases(connection))
+                cases, kept = verdicts.open_cases(connection), _upkeep(connection)
+                self._last = LedgerState(base, revision, living, loads, known, cases, kept)
         return self._last
 
     def record(self, base: int, advance: Advance) -> int:
@@ -85,6 +88,8 @@ class SqlLedger:
             _add_users(connection, new_users, advance)
             if advance.load_times is not None:
                 upsert(connection, load_times, [{"id": ONLY, "document": advance.load_times.to_json()}])
+            if advance.upkeep is not None:
+                upsert(connection, upkeep, [{"id": ONLY, "document": advance.upkeep.to_json()}])
             if advance.carried is not None:
                 upsert(connection, identities, [{"id": ONLY, **rows.carried_row(advance.carried)}])
             if advance.status is not None:
@@ -133,7 +138,9 @@ class SqlLedger:
             loads = advance.load_times or self._last.load_times
             known = advance.carried or self._last.carried
             still_open = self._last.cases if cases is None else cases
-            self._last = LedgerState(grown, advance.revision, MappingProxyType(records), loads, known, still_open)
+            kept = advance.upkeep or self._last.upkeep
+            living = MappingProxyType(records)
+            self._last = LedgerState(grown, advance.revision, living, loads, known, still_open, kept)
 
 
 def carried(connection: Connection) -> Carried | None:
@@ -150,6 +157,11 @@ def _living(connection: Connection) -> dict[str, Record]:
 def _load_times(connection: Connection) -> LoadTimes:
     found = connection.execute(select(load_times.c.document).where(load_times.c.id == ONLY)).scalar()
     return LoadTimes() if found is None else LoadTimes.from_json(found)
+
+
+def _upkeep(connection: Connection) -> Upkeep:
+    found = connection.execute(select(upkeep.c.document).where(upkeep.c.id == ONLY)).scalar()
+    return Upkeep() if found is None else Upkeep.from_json(found)
 
 
 def _add_users(connection: Connection, new: frozenset[str], advance: Advance) -> None:

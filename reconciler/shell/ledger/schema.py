@@ -176,6 +176,14 @@ load_times = Table(
 )
 """How long models took to load (`core.estimates.LoadTimes`), as JSON."""
 
+upkeep = Table(
+    "upkeep",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("document", Text, nullable=False),
+)
+"""What is remembered of the application in Serve, and of drift in it (`core.drift.Upkeep`), as JSON."""
+
 engine_log = Table(
     "engine_log",
     metadata,
@@ -310,6 +318,10 @@ def _add_verdicts(connection: Connection) -> None:
         connection.execute(text(f"CREATE INDEX verdicts_by_{index} ON verdicts ({columns})"))
 
 
+def _add_upkeep(connection: Connection) -> None:
+    connection.execute(text("CREATE TABLE upkeep (id INTEGER NOT NULL PRIMARY KEY, document TEXT NOT NULL)"))
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _add_routes,
     _add_load_times,
@@ -317,6 +329,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _add_identities,
     _add_lease,
     _add_verdicts,
+    _add_upkeep,
 )
 """In order. The first leads from version 1 to version 2."""
 
