@@ -12,7 +12,6 @@ from typing import Protocol
 
 from reconciler.core.arrivals import Arrival
 from reconciler.core.cases import Case, CaseId
-from reconciler.core.drift import Upkeep
 from reconciler.core.entities import (
     App,
     Event,
@@ -27,6 +26,7 @@ from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
 from reconciler.core.lease import Lease
 from reconciler.core.routes import Name, RoutingTable
+from reconciler.core.upkeep import Upkeep
 from reconciler.spec import HubSource, LocalSource
 
 

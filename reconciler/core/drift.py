@@ -11,9 +11,8 @@ everything that went with Ray's head, because nothing was asked of the new one y
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
@@ -32,12 +31,8 @@ from reconciler.core.entities import (
     Workload,
 )
 from reconciler.core.plan import differs
+from reconciler.core.upkeep import WINDOW, Fight, Upkeep, text_of
 
-WINDOW = timedelta(minutes=5)
-MOST_CORRECTIONS = 3
-"""So often in a `WINDOW` is one thing put right; the next difference begins a pause."""
-PAUSES = (timedelta(minutes=1), timedelta(minutes=2), timedelta(minutes=5), timedelta(minutes=15))
-"""The last one repeats. What holds for a `WINDOW` after it was put right is forgotten."""
 SETTLING = timedelta(seconds=3)
 """How long Serve may take to show what it was asked for: its controller takes it up within its next turn, 0.1 s later
 where it has time. What differs so soon after an apply is looked at again; it is neither drift nor applied again."""
@@ -88,71 +83,6 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Fight:
-    """How often one thing was put right of late.
-
-    `corrected` are the last times, oldest first. `pauses` counts those that were begun, `until` is the end of the one
-    that is on. `commit` is the model's newest when it was found ("" for what is no model's): a newer one ends it all.
-    """
-
-    commit: str
-    corrected: tuple[datetime, ...] = ()
-    pauses: int = 0
-    until: datetime | None = None
-
-    def is_over(self, now: datetime) -> bool:
-        """Say whether what was put right last has held."""
-        last = max([*self.corrected, *([self.until] if self.until else [])], default=now)
-        return now - last > WINDOW
-
-    def is_bitter(self, now: datetime) -> bool:
-        """Say whether the next difference is not to be put right at once."""
-        recent = [at for at in self.corrected if now - at <= WINDOW]
-        return self.pauses > 0 or len(recent) >= MOST_CORRECTIONS
-
-    def put_right(self, now: datetime) -> Fight:
-        """Count a correction. One that a pause did not hold back does not end it either."""
-        until = self.until if self.until is not None and now < self.until else None
-        return replace(self, corrected=(*self.corrected, now)[-MOST_CORRECTIONS:], until=until)
-
-    def paused(self, now: datetime) -> Fight:
-        """Begin the next pause."""
-        return replace(self, pauses=self.pauses + 1, until=now + PAUSES[min(self.pauses, len(PAUSES) - 1)])
-
-
-@dataclass(frozen=True, slots=True)
-class Upkeep:
-    """What is remembered of the application from pass to pass.
-
-    `session` and `root` (see `Observation`) are those for which Serve last held what it was asked for, or was asked for
-    it; None before that. `asked_at` is when it was last asked. `fights` are by subject.
-    """
-
-    session: str | None = None
-    root: str | None = None
-    asked_at: datetime | None = None
-    fights: Mapping[str, Fight] = field(default_factory=dict, hash=False)
-
-    def to_json(self) -> str:
-        """Give it as text, in ASCII."""
-        fights = {
-            subject: [fight.commit, [_text(at) for at in fight.corrected], fight.pauses, _text(fight.until)]
-            for subject, fight in self.fights.items()
-        }
-        return json.dumps([self.session, self.root, _text(self.asked_at), fights])
-
-    @classmethod
-    def from_json(cls, text: str) -> Upkeep:
-        """Read what `to_json` gave."""
-        session, root, asked_at, fights = json.loads(text)
-        read = {
-            subject: Fight(commit, tuple(datetime.fromisoformat(at) for at in corrected), pauses, _time(until))
-            for subject, (commit, corrected, pauses, until) in fights.items()
-        }
-        return cls(session, root, _time(asked_at), read)
-
-
-@dataclass(frozen=True, slots=True)
 class Left:
     """A difference that is left as it is found, and until when."""
 
@@ -163,7 +93,7 @@ class Left:
     def words(self) -> str:
         """Say it, with what ends it."""
         ends = "a commit for the model puts it right at once" if self.difference.subject else ""
-        when = f"left as it is until {_text(self.until)}, as putting it right did not last; {ends}".rstrip("; ")
+        when = f"left as it is until {text_of(self.until)}, as putting it right did not last; {ends}".rstrip("; ")
         return f"{self.difference.words}; {when}"
 
 
@@ -351,7 +281,7 @@ class _Teller:
     now: datetime
 
     def left(self, left: Left) -> Event:
-        return self._event(EventType.DRIFT_LEFT, left.difference, until=_text(left.until))
+        return self._event(EventType.DRIFT_LEFT, left.difference, until=text_of(left.until))
 
     def corrected(self, one: Difference, fight: Fight) -> Event:
         recent = sum(self.now - at <= WINDOW for at in fight.corrected)
@@ -366,11 +296,3 @@ class _Teller:
         commit = record.applied_commit or record.commit
         who = record.identity
         return Event(kind, who.model_key, who.user_id, self.now, commit.sha, commit.author, commit.source, payload)
-
-
-def _text(at: datetime | None) -> str | None:
-    return at.isoformat().replace("+00:00", "Z") if at is not None else None
-
-
-def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text is not None else None

@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Sequence
 from types import MappingProxyType
 
 from reconciler.core.cases import Case, CaseId
-from reconciler.core.drift import Upkeep
 from reconciler.core.entities import Event, Record, State
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
 from reconciler.core.lease import Lease
+from reconciler.core.upkeep import Upkeep
 from reconciler.errors import LedgerUnreachable, Moved, NotLeader
 from reconciler.ports import Advance, LedgerState, PlatformStatus
 from reconciler.testing.lease import MemoryLeases

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 
 from reconciler.core.cases import Case, Stages, Verdict
-from reconciler.core.drift import Fight, Upkeep
 from reconciler.core.entities import (
     Commit,
     Deployment,
@@ -37,6 +36,7 @@ from reconciler.core.entities import (
 )
 from reconciler.core.estimates import Load, LoadTimes
 from reconciler.core.identity import Carried
+from reconciler.core.upkeep import Fight, Upkeep
 from reconciler.engine_args import EngineKwargs
 from reconciler.errors import LedgerUnreachable, Moved, SettingsError
 from reconciler.ports import Advance, Ledger, PlatformStatus

@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.drift import PAUSES, WINDOW, Course, Fight, Kind, Upkeep, course
+from reconciler.core.drift import Course, Kind, course
 from reconciler.core.entities import App, Deployment, EventType, Health, Observation, Workload
 from reconciler.core.plan import differs
+from reconciler.core.upkeep import PAUSES, WINDOW, Fight, Upkeep
 from tests.core.values import NOW, deployment, identity, later, running, seen, spec, work
 
 WHO = [identity(user) for user in ("alice", "bob", "carl")]

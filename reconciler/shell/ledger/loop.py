@@ -9,11 +9,11 @@ from types import MappingProxyType
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from reconciler.core.cases import Case, CaseId
-from reconciler.core.drift import Upkeep
 from reconciler.core.entities import Record, State
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
 from reconciler.core.lease import Lease
+from reconciler.core.upkeep import Upkeep
 from reconciler.errors import Moved
 from reconciler.ports import Advance, LedgerState
 from reconciler.shell.ledger import rows, verdicts

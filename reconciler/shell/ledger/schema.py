@@ -182,7 +182,7 @@ upkeep = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("document", Text, nullable=False),
 )
-"""What is remembered of the application in Serve, and of drift in it (`core.drift.Upkeep`), as JSON."""
+"""What is remembered of the application in Serve, and of drift in it (`core.upkeep.Upkeep`), as JSON."""
 
 engine_log = Table(
     "engine_log",
