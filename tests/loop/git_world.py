@@ -34,12 +34,14 @@ class GitWorld(World):
         self.repository.commit({"README.md": b"x"})
         self._url = url or str(self.repository.path)
         self._access = access
+        self.patience_s = 20.0
         self._open()
         super().__init__(total_gpus)
 
     def restart(self) -> None:
         """Begin a new reconciler process with the mirror and the ledger that are there."""
-        self.git_source = GitSource(self._url, home=self.folder / "home", access=self._access, patience_s=0.3)
+        home = self.folder / "home"
+        self.git_source = GitSource(self._url, home=home, access=self._access, patience_s=self.patience_s)
         self.loop = Reconciler(
             self.git_source,
             self.folders,
@@ -48,7 +50,7 @@ class GitWorld(World):
             SqlLedger(self.engine),
             RULES,
             lambda: self.now,
-            notes=GitNotes(self._url, home=self.folder / "home", access=self._access),
+            notes=GitNotes(self._url, home=home, access=self._access),
         )
 
     def _open(self) -> None:

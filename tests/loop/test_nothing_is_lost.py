@@ -9,7 +9,7 @@ import random
 import subprocess
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,12 @@ def settle(world: GitWorld) -> None:
         world.settle(4)
         world.wait(LONGER_THAN_ANY_PAUSE_S)
     world.settle(4)
+
+
+def be_patient(world: GitWorld, seconds: float) -> None:
+    """Begin a process that waits so long for the server before it goes by what it knows."""
+    world.patience_s = seconds
+    world.restart()
 
 
 def any_text(dice: random.Random, suffix: str) -> str | None:
@@ -166,6 +172,7 @@ def test_a_forced_push_a_hanging_server_and_one_that_is_gone_for_a_minute_lose_n
         assert dict(rewritten.payload) == {"from": still, "to": forced}
 
         shas = []
+        be_patient(world, 0.3)
         remote.silent.set()
         shas.append(world.write("alice", "a", spec("a")))
         world.step()
@@ -173,6 +180,7 @@ def test_a_forced_push_a_hanging_server_and_one_that_is_gone_for_a_minute_lose_n
         assert status is not None
         assert "does not answer" in str(status.error)
         remote.silent.clear()
+        be_patient(world, 20)
         away = world.repository.path.rename(tmp_path / "away")
         for _ in range(4):
             world.step()
@@ -198,7 +206,7 @@ def test_a_forced_push_a_hanging_server_and_one_that_is_gone_for_a_minute_lose_n
 def test_a_race_of_the_api_with_direct_pushes_on_the_same_files_loses_no_write_that_was_acknowledged(
     tmp_path: Path, world: GitWorld
 ) -> None:
-    """Four writers of the API and four people with clones, each five times, on two files of their own and a shared one.
+    """Four writers of the API and four people with clones, each on a file of their own and a shared one.
 
     Every write that was answered is on the branch; where its text is not there any more, a later commit that had it
     among its ancestors took its place.
@@ -209,7 +217,7 @@ def test_a_race_of_the_api_with_direct_pushes_on_the_same_files_loses_no_write_t
     def over_the_api(number: int) -> list[str]:
         store = SpecStore(GitSource(url, home=tmp_path / f"api{number}", timeout_s=60))
         shas = []
-        for turn in range(5):
+        for turn in range(2):
             path = spec_path("alice", ["shared", f"w{number}"][turn % 2])
             content = spec(path.rpartition("/")[2][:-5], seed=10 * number + turn).encode()
             try:
@@ -224,7 +232,7 @@ def test_a_race_of_the_api_with_direct_pushes_on_the_same_files_loses_no_write_t
         clone = tmp_path / f"clone{number}"
         git(tmp_path, "clone", "--quiet", url, str(clone))
         shas = []
-        for turn in range(5):
+        for turn in range(2):
             suffix = ["shared", f"w{number}"][turn % 2]
             file = clone / spec_path("alice", suffix)
             while True:
@@ -248,12 +256,12 @@ def test_a_race_of_the_api_with_direct_pushes_on_the_same_files_loses_no_write_t
 
     with ThreadPoolExecutor() as threads:
         writers = [threads.submit(over_the_api if number % 2 else by_pushes, number) for number in range(8)]
-        while not all(writer.done() for writer in writers):
+        while wait(writers, timeout=0.2).not_done:
             world.step()
         acknowledged = [sha for writer in writers for sha in writer.result()]
     settle(world)
     on_branch = world.repository.log("%H")
-    assert len(set(acknowledged)) == len(acknowledged) >= 28
+    assert len(set(acknowledged)) == len(acknowledged) >= 12
     assert set(acknowledged) <= set(on_branch)
     assert all(len(line.split()) <= 2 for line in world.repository.log("%H %P")), "one line, no merges"
     assert {world.verdicts()[change] for change in world.changes()} <= {

@@ -223,7 +223,7 @@ def check(world: GitWorld, plan: Mapping[str, Any]) -> None:
         assert came.kept(effect, promise), (path, promise, came)
 
 
-@settings(max_examples=6, deadline=None, phases=[Phase.generate])
+@settings(max_examples=4, deadline=None, phases=[Phase.generate])
 @given(history=HISTORY)
 def test_what_a_plan_promises_is_what_comes_of_the_merge_and_nothing_else(
     history: list[tuple[list[Write], int]],
