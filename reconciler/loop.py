@@ -12,14 +12,14 @@ from datetime import datetime
 
 from reconciler.branch import Branch, BranchReader
 from reconciler.chronicle import Chronicle, NoNotes
-from reconciler.core import gates, ownership, progress, room, routing, verdicts
+from reconciler.core import drift, gates, ownership, progress, room, routing, verdicts
 from reconciler.core.arrivals import arrivals, held_back
 from reconciler.core.brake import Brake
 from reconciler.core.cases import Case
 from reconciler.core.desired import Wanted, desired
 from reconciler.core.entities import Observation, Record
 from reconciler.core.estimates import LoadTimes
-from reconciler.core.plan import Plan, differs, plan
+from reconciler.core.plan import Plan, plan
 from reconciler.gatekeeper import Gatekeeper
 from reconciler.locating import locate
 from reconciler.ports import (
@@ -107,11 +107,22 @@ class Reconciler:
         load_times = known.load_times.after(have.loads)
         decided = self._decide(want, records, seen, load_times, now)
         outcome = progress.decided(records, decided, now, delays_s)
-        self._act(decided, outcome, seen, now)
+        course = drift.course(
+            planned=decided.app,
+            before=known.records,
+            records=outcome.records,
+            seen=seen,
+            upkeep=known.upkeep,
+            revision=branch.tree.revision,
+            now=now,
+        )
+        outcome = replace(outcome, records=drift.marked(outcome.records, course.left))
+        self._act(course, outcome, now)
 
         told = ownership.marked(outcome.records, branch.held, last.records, now)
         holds = gates.events(last.records, told, now)
-        events = branch.rewritten + branch.requests(now) + passed.events + holds + have.events + outcome.events
+        events = branch.rewritten + branch.requests(now) + passed.events + holds
+        events += have.events + course.events + outcome.events
         self.ledger.record(
             known.base,
             Advance(
@@ -119,12 +130,16 @@ class Reconciler:
                 records=progress.stamped(last.records, told, now),
                 events=events,
                 users=branch.tree.users,
-                status=_status(seen, branch, now, self._chronicle.error, passed.trouble or branch.rules_held),
+                status=replace(
+                    _status(seen, branch, now, self._chronicle.error, passed.trouble or branch.rules_held),
+                    drift=drift.told(course.left),
+                ),
                 load_times=load_times if have.loads else None,
                 carried=branch.carried,
                 cases=self._judge(known, branch, want=want, decided=decided, outcome=outcome, past=past, now=now),
                 restored=past,
                 rulings=branch.rulings if branch.rulings != known.rulings else None,
+                upkeep=course.upkeep if course.upkeep != known.upkeep else None,
             ),
         )
         self._chronicle.publish(now)
@@ -176,12 +191,12 @@ class Reconciler:
             load_times=load_times,
         )
 
-    def _act(self, decided: Plan, outcome: progress.Progress, seen: Observation, now: datetime) -> None:
+    def _act(self, course: drift.Course, outcome: progress.Progress, now: datetime) -> None:
         # Before anything is taken from Serve: a removed model's name is unknown while its last answers still end.
         self.front.show(routing.names(outcome.records.values(), now))
-        if differs(decided.app, seen):
+        if course.is_due:
             self.confirm()
-            self.runtime.apply(decided.app)
+            self.runtime.apply(course.app)
 
     def _past(self, known: LedgerState) -> tuple[Case, ...]:
         """Give what git notes tell of the time before a ledger that is new."""

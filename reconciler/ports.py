@@ -29,6 +29,7 @@ from reconciler.core.identity import Carried
 from reconciler.core.lease import Lease
 from reconciler.core.ownership import Ruling
 from reconciler.core.routes import Name, RoutingTable
+from reconciler.core.upkeep import Upkeep
 from reconciler.spec import HubSource, LocalSource
 
 
@@ -138,6 +139,7 @@ class LedgerState:
     """The open ones, oldest first."""
     rulings: frozenset[Ruling] = frozenset()
     """What of the branch up to `revision` does not count."""
+    upkeep: Upkeep = field(default_factory=Upkeep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,8 @@ class PlatformStatus:
     """What the reconciler last saw of itself and of Serve, for status pages. `error` is None after a good pass.
 
     `notes_error` says why verdicts cannot be published as git notes; None while they can. `rules_error` says why the
-    newest `argus.yaml` does not count; None where it does.
+    newest `argus.yaml` does not count; None where it does. `drift` says what is left as
+    it is found in Serve, a line each, and until when; None where nothing is.
     """
 
     seen_at: datetime
@@ -157,13 +160,15 @@ class PlatformStatus:
     error: str | None
     notes_error: str | None = None
     rules_error: str | None = None
+    drift: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
     """What one pass learnt: the records that changed, the events in order, and where the branch was.
 
-    `load_times` takes the place of what was kept of loads; None leaves that as it is.
+    `load_times` takes the place of what was kept of loads, `upkeep` of what was remembered of the application; None
+    leaves that as it is.
     `carried` takes the place of what the ledger has of it; None leaves that.
     `cases` are those that were opened, changed or closed, in the branch's order; one that has a verdict got it in this
     pass. `restored` are closed ones that git notes told of.
@@ -180,10 +185,11 @@ class Advance:
     cases: Sequence[Case] = ()
     restored: Sequence[Case] = ()
     rulings: frozenset[Ruling] | None = None
+    upkeep: Upkeep | None = None
 
     def moves(self, revision: str | None) -> bool:
         """Say whether this changes what `Ledger.load` gives, for a ledger at `revision`."""
-        anew = (self.records, self.events, self.load_times, self.carried, self.cases)
+        anew = (self.records, self.events, self.load_times, self.carried, self.cases, self.upkeep)
         return any(anew) or self.rulings is not None or self.revision != revision
 
 

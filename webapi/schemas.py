@@ -341,6 +341,10 @@ class ReconcilerSummary(_Answer):
     last_pass_at: UtcTime | None
     error: str | None
     notes_error: str | None = Field(description="Why verdicts are not published as git notes; null while they are.")
+    drift: str | None = Field(
+        default=None,
+        description="What somebody else changed in Serve and is left as it is found, a line each, and until when.",
+    )
 
 
 class FreezeNow(_Answer):
@@ -382,7 +386,7 @@ class PlatformSummary(_Answer):
     outbox: OutboxSummary
     events: list[ModelEvent] = Field(
         default=[],
-        description="The newest 20 that are about no single model (e.g. HISTORY_REWRITTEN), in order of time.",
+        description="The newest 20 that are about no single model (HISTORY_REWRITTEN, DRIFT_…), in order of time.",
     )
 
 

@@ -185,6 +185,7 @@ def platform(
             last_pass_at=status.seen_at if status else None,
             error=status.error if status else None,
             notes_error=status.notes_error if status else None,
+            drift=status.drift if status else None,
         ),
         holds=holds,
         outbox=outbox or schemas.OutboxSummary(pending=0, dead=0),

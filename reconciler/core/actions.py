@@ -41,7 +41,10 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """The wanted version failed and waits for its next attempt; meanwhile `workload` (the last that answered) runs."""
+    """The wanted version failed and waits for its next attempt; meanwhile `workload` runs.
+
+    That is the last that answered, or what was loading when the wanted version could not be started at all.
+    """
 
     workload: Workload | None
 

@@ -203,7 +203,8 @@ class Cluster:
 class Observation:
     """What runs. `app_status` is Serve's own word, None where the application does not exist.
 
-    `root_is_current` is False where the application was last applied for another front, or with other settings of it.
+    `root_is_current` is False where the application was last applied for another front, or with other settings of it;
+    `root` says what it is to be. `session` names the life of Ray's head: one that was started anew is another.
     """
 
     app_status: str | None
@@ -211,6 +212,8 @@ class Observation:
     deployments: Mapping[str, Deployment]
     cluster: Cluster
     root_is_current: bool = True
+    root: str = ""
+    session: str = ""
 
 
 class State(StrEnum):
@@ -245,6 +248,8 @@ class EventType(StrEnum):
     REPLICAS_LOST = "REPLICAS_LOST"
     RECOVERED = "RECOVERED"
     DELETED = "DELETED"
+    DRIFT_CORRECTED = "DRIFT_CORRECTED"
+    DRIFT_LEFT = "DRIFT_LEFT"
     HISTORY_REWRITTEN = "HISTORY_REWRITTEN"
     CHANGE_HELD = "CHANGE_HELD"
     CHANGE_RELEASED = "CHANGE_RELEASED"

@@ -6,7 +6,7 @@ A model is decided on its own, by the first rung of the ladder in `_decide` that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -15,7 +15,18 @@ from typing import assert_never
 from reconciler.core import room
 from reconciler.core.actions import Action, Hold, Idle, Keep, Refuse, Remove, Scale, Settle, Start, Wait
 from reconciler.core.desired import Wanted
-from reconciler.core.entities import App, Cluster, Deployment, Health, Located, Observation, Record, Unusable, Workload
+from reconciler.core.entities import (
+    PLATFORM,
+    App,
+    Cluster,
+    Deployment,
+    Health,
+    Located,
+    Observation,
+    Record,
+    Unusable,
+    Workload,
+)
 from reconciler.core.estimates import LoadTimes
 from reconciler.core.retry import waits
 from reconciler.core.sharing import Ask, Ground, Sharing
@@ -100,17 +111,21 @@ def plan(
     return Plan(actions=actions, app=_app(wanted, actions))
 
 
-def differs(app: App, seen: Observation) -> bool:
-    """Say whether Serve holds anything else than `app`: a model more, a model less, a version, a number, a root."""
-    if seen.app_status is None or not seen.root_is_current:
+def differs(app: App, seen: Observation, apart_from: Collection[str] = ()) -> bool:
+    """Say whether Serve holds anything else than `app`: a model more, a model less, a version, a number, a root.
+
+    What differs of the deployments that `apart_from` names, and of the application where it has PLATFORM, counts for
+    nothing.
+    """
+    if PLATFORM not in apart_from and (seen.app_status is None or not seen.root_is_current):
         return True
-    held = {key: deployment for key, deployment in seen.deployments.items() if deployment.health is not Health.STOPPING}
-    if held.keys() != app.workloads.keys():
-        return True
-    return any(
-        (held[key].version, held[key].target_replicas) != (wanted.version, wanted.num_replicas)
-        for key, wanted in app.workloads.items()
-    )
+    held = {
+        key: (each.version, each.target_replicas)
+        for key, each in seen.deployments.items()
+        if each.health is not Health.STOPPING
+    }
+    wanted = {key: (each.version, each.num_replicas) for key, each in app.workloads.items()}
+    return any(held.get(key) != wanted.get(key) for key in (held.keys() | wanted.keys()).difference(apart_from))
 
 
 def _decide(  # noqa: PLR0911  one return a rung
@@ -130,7 +145,8 @@ def _decide(  # noqa: PLR0911  one return a rung
         return Idle()
     version = engine_version(wanted.effective, identity, platform)
     if record is not None and waits(record.failure, version, now):
-        return Settle(record.serving)
+        # Where nothing was started for it (`Refuse`), what runs or loads goes on: nothing has taken its place.
+        return Settle(held if held is not None and held.version != version else record.serving)
     if not isinstance(folder, Located):
         reason = folder.reason if folder else "the model's folder was not looked for"
         return Refuse(held, version, commit, reason)

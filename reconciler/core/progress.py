@@ -119,7 +119,8 @@ def _observe(
     if applied is None or commit is None or record.state in {State.DELETING, State.DELETED}:
         return record, None
     if seen is None or seen.version != applied.version:
-        return _lost(record, "Serve does not hold the model; it is being started again", now)
+        what = "the model" if seen is None or seen.version is None else "the version that was asked of it"
+        return _lost(record, f"Serve does not hold {what}; it is being started again", now)
     if seen.health is Health.FAILED:
         message = told(seen.message)[:LONGEST_SUMMARY] or "the engine did not start; Serve gives no reason"
         failure = next_failure(record.failure, applied.version, message, now, delays_s)
@@ -362,10 +363,10 @@ def _going_on(record: Record, workload: Workload | None) -> Record:
 
 
 def _settle(record: Record, workload: Workload | None, now: datetime) -> tuple[Record, Event | None]:
+    if workload is not None and record.applied == workload:
+        return replace(record, waiting=None), None
     if workload is None or record.serving_commit is None:
         return replace(record, applied=None, state=State.FAILED, waiting=None), None
-    if record.applied == workload:
-        return replace(record, waiting=None), None
     back = replace(
         record,
         applied=workload,

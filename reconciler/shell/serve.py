@@ -9,6 +9,7 @@ names of Ray that this takes are all in this file, `replicas`, `phases` and `kv_
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import logging
 import socket
 import time
@@ -119,11 +120,11 @@ class ServeRuntime:
 
     def observe(self) -> Observation:
         """Say what runs (`ports.Runtime.observe`)."""
-        return self._call(self._observe, CALL_TIMEOUT_S)
+        return self._call(lambda: _unless_shut_down(self._observe), CALL_TIMEOUT_S)
 
     def apply(self, app: App) -> None:
         """Make the application hold exactly `app` (`ports.Runtime.apply`)."""
-        self._call(lambda: self._apply(app), CALL_TIMEOUT_S)
+        self._call(lambda: _unless_shut_down(lambda: self._apply(app)), CALL_TIMEOUT_S)
 
     def close(self) -> None:
         """Disconnect. What runs in Serve goes on: its actors are detached."""
@@ -143,6 +144,9 @@ class ServeRuntime:
         except (RayActorError, RayServeException) as error:
             # Serve's controller is away. Ray starts it again, and it remembers what it runs.
             raise RuntimeUnreachable(f"Serve does not answer: {error}") from error
+        except RuntimeLost:
+            self._lost = True
+            raise
         except (RayError, ConnectionError, OSError) as error:
             self._lost = True
             raise RuntimeLost(f"Ray does not answer: {type(error).__name__}: {error}") from error
@@ -219,7 +223,7 @@ class ServeRuntime:
         cluster = Cluster(total_gpus=resources.get("GPU", 0), free_gpus=free.get("GPU", 0))
         if app is None:
             self._follow(())
-            return Observation(None, "", {}, cluster)
+            return Observation(None, "", {}, cluster, root=self._root_version, session=self._session)
         models = {name: details for name, details in app["deployments"].items() if name != ROOT}
         phase = phases.furthest({name: _starting(details) for name, details in models.items()})
         deployments = {
@@ -232,7 +236,14 @@ class ServeRuntime:
             deployments=deployments,
             cluster=cluster,
             root_is_current=ROOT in targets and targets[ROOT].version == self._root_version,
+            root=self._root_version,
+            session=self._session,
         )
+
+    @property
+    def _session(self) -> str:
+        """Name the life of the store in which Serve keeps its applications: our secret lives and dies with it too."""
+        return hashlib.sha256(self.secret.encode()).hexdigest()[:16]
 
     def _apply(self, app: App) -> None:
         models = {key: self._model(workload) for key, workload in app.workloads.items()}
@@ -290,6 +301,19 @@ def ingress_class(max_body_bytes: int, idle_timeout_s: float) -> type[Any]:
 def _word(status: Any) -> str:
     """Give a status as Serve's documents spell it, whether it comes as text or as an enum."""
     return str(getattr(status, "value", status))
+
+
+def _unless_shut_down(work: Callable[[], T]) -> T:
+    """Do what needs Serve's controller. Raises RuntimeLost where somebody has shut Serve down, and it will not be back.
+
+    Everything that this process holds of the old controller is dead then; the next process starts Serve as it connects.
+    """
+    try:
+        return work()
+    except (RayActorError, RayServeException) as error:
+        if _is_named(SERVE_CONTROLLER_NAME):
+            raise  # it crashed, and Ray starts it again
+        raise RuntimeLost("Serve was shut down by somebody else; the reconciler has to start again") from error
 
 
 def _is_named(actor: str) -> bool:

@@ -11,6 +11,7 @@ from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
 from reconciler.core.lease import Lease
 from reconciler.core.ownership import Ruling
+from reconciler.core.upkeep import Upkeep
 from reconciler.errors import LedgerUnreachable, Moved, NotLeader
 from reconciler.ports import Advance, LedgerState, PlatformStatus
 from reconciler.testing.lease import MemoryLeases
@@ -31,6 +32,7 @@ class MemoryLedger:
         self.load_times = LoadTimes()
         self.carried: Carried | None = None
         self.rulings: frozenset[Ruling] = frozenset()
+        self.upkeep = Upkeep()
         self.down = False
         self.leases = MemoryLeases()
         self.fence: Callable[[], Lease] | None = None
@@ -43,7 +45,16 @@ class MemoryLedger:
         living = {key: record for key, record in self.records.items() if record.state is not State.DELETED}
         still_open = tuple(case for case in self.cases.values() if case.verdict is None)
         records = MappingProxyType(living)
-        return LedgerState(self.base, self.revision, records, self.load_times, self.carried, still_open, self.rulings)
+        return LedgerState(
+            self.base,
+            self.revision,
+            records,
+            self.load_times,
+            self.carried,
+            still_open,
+            self.rulings,
+            self.upkeep,
+        )
 
     def record(self, base: int, advance: Advance) -> int:
         """Keep `ports.Ledger.record`."""
@@ -70,6 +81,7 @@ class MemoryLedger:
         self.load_times = advance.load_times or self.load_times
         self.carried = advance.carried or self.carried
         self.rulings = self.rulings if advance.rulings is None else advance.rulings
+        self.upkeep = advance.upkeep or self.upkeep
         return self.base
 
     def on_record(self, commits: Collection[str]) -> frozenset[CaseId]:

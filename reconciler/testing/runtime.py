@@ -55,7 +55,10 @@ class MemoryRuntime:
         self.down = False
         self.streams_go_on = False
         self.applies = 0
+        self.root = "root"
+        self.session = 1
         self.app: App | None = None
+        self._held_root = ""
         self._models: dict[str, _Model] = {}
         self._leaving: dict[str, _Model] = {}
         self._pids: Iterator[int] = itertools.count(1)
@@ -65,17 +68,22 @@ class MemoryRuntime:
         self._reach()
         cluster = Cluster(self.total_gpus, self._free())
         if self.app is None:
-            return Observation(None, "", {}, cluster)
+            return Observation(None, "", {}, cluster, root=self.root, session=str(self.session))
         deployments = {key: self._deployment(key, model) for key, model in self._models.items()}
         for key, model in self._leaving.items():
             deployments[key] = replace(self._deployment(key, model), health=Health.STOPPING, version=None)
-        return Observation("RUNNING", "", deployments, cluster)
+        is_current = self._held_root == self.root
+        return Observation("RUNNING", "", deployments, cluster, is_current, self.root, str(self.session))
 
     def apply(self, app: App) -> None:
         """Keep `ports.Runtime.apply`."""
         self._reach()
         self.applies += 1
         self.app = app
+        self._held_root = self.root
+        self._hold(app)
+
+    def _hold(self, app: App) -> None:
         for key in self._models.keys() - app.workloads.keys():
             gone = self._leaving[key] = self._models.pop(key)
             gone.replicas = [replica for replica in gone.replicas if replica.state is not _Is.PENDING]
@@ -99,9 +107,27 @@ class MemoryRuntime:
 
     def crash(self) -> None:
         """Lose everything, as when Ray's head dies and comes back."""
+        self.session += 1
         self.app = None
         self._models.clear()
         self._leaving.clear()
+
+    def tamper(self, *workloads: Workload) -> None:
+        """Be somebody else who makes the application hold exactly these, by another `serve.run` of its name."""
+        self._hold(App({workload.model_key: workload for workload in workloads}))
+
+    def replace_root(self) -> None:
+        """Be somebody else who puts a root of their own into the application."""
+        self._held_root = "somebody else's"
+
+    def delete_app(self) -> None:
+        """Be somebody else who deletes the application; what is in it stops as it does when it is taken out."""
+        self.tamper()
+        self.app = None
+
+    def held(self) -> tuple[Workload, ...]:
+        """Give what the application holds now."""
+        return tuple(model.workload for model in self._models.values())
 
     def pids(self, model_key: str) -> frozenset[int]:
         """Give the processes that answer for a model now."""

@@ -37,6 +37,7 @@ from reconciler.core.entities import (
 from reconciler.core.estimates import Load, LoadTimes
 from reconciler.core.identity import Carried
 from reconciler.core.ownership import Rulings
+from reconciler.core.upkeep import Fight, Upkeep
 from reconciler.engine_args import EngineKwargs
 from reconciler.errors import LedgerUnreachable, Moved, SettingsError
 from reconciler.ports import Advance, Ledger, PlatformStatus
@@ -264,6 +265,17 @@ class TestEveryLedger:
         later = loads.after([Load("/private/hf/demo", 1, 40.0)])
         ledger.record(base, Advance(SHA, load_times=later))
         assert list(world.open().load().load_times.by_kind.items()) == list(later.by_kind.items())
+
+    def test_what_is_remembered_of_the_application_is_kept_until_it_is_otherwise(self, world: World) -> None:
+        ledger, other = world.open(), world.open()
+        assert ledger.load().upkeep == Upkeep()
+        fights = {"svc-été": Fight("c" * 40, (NOON, NOON + timedelta(seconds=1.5)), 2, NOON), "": Fight("", (NOON,))}
+        kept = Upkeep("a session", "a root", NOON, fights)
+        base = ledger.record(ledger.load().base, Advance(SHA, upkeep=kept))
+        base = ledger.record(base, Advance(SHA, [record()]))
+        assert other.load().upkeep == ledger.load().upkeep == world.open().load().upkeep == kept
+        ledger.record(base, Advance(SHA, upkeep=Upkeep("a session")))
+        assert ledger.load().upkeep == world.open().load().upkeep == Upkeep("a session")
 
     def test_events_are_kept_in_their_order(self, world: World) -> None:
         ledger = world.open()

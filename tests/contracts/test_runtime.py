@@ -22,6 +22,8 @@ from reconciler.core.entities import App, Deployment, Health, Observation, Workl
 from reconciler.core.room import surge_peak
 from reconciler.core.routes import Replica
 from reconciler.core.wire import HEALTH_PATH, KEY_HEADER, SECRET_HEADER
+from reconciler.errors import RuntimeLost
+from reconciler.names import APP_NAME
 from reconciler.ports import Runtime
 from reconciler.testing import MemoryRuntime
 from tests.processes import free_port, running_ray
@@ -36,6 +38,8 @@ class Rig(Protocol):
     def runtime(self) -> Runtime: ...
     def pids(self, key: str) -> frozenset[int]: ...
     def pause(self) -> None: ...
+    def tamper(self, *workloads: Workload) -> None: ...
+    def delete_app(self) -> None: ...
 
 
 class MemoryRig:
@@ -49,6 +53,12 @@ class MemoryRig:
 
     def pause(self) -> None:
         self.memory.step()
+
+    def tamper(self, *workloads: Workload) -> None:
+        self.memory.tamper(*workloads)
+
+    def delete_app(self) -> None:
+        self.memory.delete_app()
 
 
 class Heard:
@@ -114,6 +124,22 @@ class ServeRig:
 
     def pause(self) -> None:
         time.sleep(0.2)
+
+    def tamper(self, *workloads: Workload) -> None:
+        """Be somebody with a script of their own: the same application, and other deployments in it."""
+        from ray.serve.api import RunTarget, run_many
+
+        from reconciler.shell.serve import _versioned
+        from tests.contracts import toy_server
+
+        models = {each.model_key: _versioned(toy_server.deploy(each), each.version) for each in workloads}
+        target = RunTarget(self.runtime._root(models), name=APP_NAME, route_prefix=None)
+        run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+    def delete_app(self) -> None:
+        from ray import serve
+
+        serve.delete(APP_NAME, _blocking=False)
 
     def ask(self, replica: Replica, **body: object) -> httpx.Response:
         """Send a request to a replica as a front does."""
@@ -266,6 +292,33 @@ def test_applying_again_changes_nothing(rig: Rig) -> None:
     rig.runtime.apply(app(a))
     until(rig, is_up(a))
     assert rig.pids(a.model_key) == processes
+
+
+def test_what_somebody_else_does_to_the_application_is_observed_and_can_be_put_right(rig: Rig) -> None:
+    a, b = workload("alice", version="t1"), workload("bob", version="t1")
+    rig.runtime.apply(app(a, b))
+    until(rig, is_up(a))
+    before = until(rig, is_up(b))
+    processes = rig.pids(a.model_key)
+    rig.tamper(replace(a, num_replicas=2), workload("eve", version="t1"))  # one scaled, one deleted, one from nowhere
+    seen = until(rig, lambda seen: seen.deployments[a.model_key].target_replicas == 2)
+    living = {key for key, each in seen.deployments.items() if each.health is not Health.STOPPING}
+    assert living == {a.model_key, workload("eve").model_key}
+    assert seen.root_is_current
+    rig.runtime.apply(app(a, b))
+    until(rig, is_up(a))
+    until(rig, is_up(b))
+    assert rig.pids(a.model_key) & processes
+
+    rig.delete_app()
+    seen = until(rig, lambda seen: seen.app_status in {None, "DELETING"})
+    assert all(each.health is Health.STOPPING for each in seen.deployments.values())
+    rig.runtime.apply(app(a, b))
+    until(rig, is_up(a))
+    after = until(rig, is_up(b))
+    assert (after.session, after.root) == (before.session, before.root), "Ray's head is the same"
+    rig.runtime.apply(app())
+    until(rig, gone(a))
 
 
 def test_a_model_that_starts_says_how_far_it_is(rig: Rig) -> None:
@@ -577,3 +630,23 @@ def test_nothing_that_happens_to_a_model_touches_the_ingress(serve_rig: ServeRig
         assert serve_rig.pids(ROOT) == ingress
     until(serve_rig, gone(b))
     assert serve_rig.pids(ROOT) == ingress
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_serve_that_somebody_has_shut_down_is_lost_and_the_next_process_starts_it_anew(serve_rig: ServeRig) -> None:
+    """Last of all: what this process's watch holds of the controller is dead afterwards."""
+    from ray import serve
+
+    a = workload("alice", version="w3")
+    serve_rig.stand_behind("haproxy")
+    serve_rig.runtime.apply(app(a))
+    session = until(serve_rig, is_up(a)).session
+    serve.shutdown()
+    with pytest.raises(RuntimeLost, match="shut down by somebody else"):
+        serve_rig.runtime.observe()
+    serve_rig.stand_behind("haproxy")
+    seen = serve_rig.runtime.observe()
+    assert (seen.app_status, seen.session) == (None, session)
+    serve_rig.runtime.apply(app(a))
+    until(serve_rig, is_up(a))

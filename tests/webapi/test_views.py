@@ -315,7 +315,12 @@ def test_the_status_counts_models_and_says_how_the_loop_is_doing(api: Api) -> No
     key = api.created(SPEC.replace("hello", "other"))
     api.record(
         _record(api, key, State.RUNNING),
-        status=_status(error="Serve does not answer", app_status=None, notes_error="the remote refuses notes"),
+        status=_status(
+            error="Serve does not answer",
+            app_status=None,
+            notes_error="the remote refuses notes",
+            drift="the application's root was changed",
+        ),
     )
     seen = api.get("/api/v2/serve/status", "admin")
     assert seen["app"] == {"name": "argus_llm_app", "status": None, "message": ""}
@@ -326,6 +331,7 @@ def test_the_status_counts_models_and_says_how_the_loop_is_doing(api: Api) -> No
         "last_pass_at": "2026-01-06T12:00:00Z",
         "error": "Serve does not answer",
         "notes_error": "the remote refuses notes",
+        "drift": "the application's root was changed",
     }
 
 

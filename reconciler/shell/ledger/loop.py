@@ -15,6 +15,7 @@ from reconciler.core.estimates import LoadTimes
 from reconciler.core.identity import Carried
 from reconciler.core.lease import Lease
 from reconciler.core.ownership import Ruling, Rulings
+from reconciler.core.upkeep import Upkeep
 from reconciler.errors import Moved
 from reconciler.ports import Advance, LedgerState
 from reconciler.shell.ledger import outbox, rows, verdicts
@@ -29,6 +30,7 @@ from reconciler.shell.ledger.schema import (
     models,
     nudges,
     platform_status,
+    upkeep,
     users,
 )
 from reconciler.shell.ledger.schema import rulings as held_changes
@@ -69,7 +71,8 @@ class SqlLedger:
                 living = MappingProxyType(_living(connection))
                 loads, known = _load_times(connection), carried(connection)
                 still_open, ruled = verdicts.open_cases(connection), rulings(connection).held
-                self._last = LedgerState(base, revision, living, loads, known, still_open, ruled)
+                kept = _upkeep(connection)
+                self._last = LedgerState(base, revision, living, loads, known, still_open, ruled, kept)
         return self._last
 
     def record(self, base: int, advance: Advance) -> int:
@@ -94,6 +97,8 @@ class SqlLedger:
             _add_users(connection, new_users, advance)
             if advance.load_times is not None:
                 upsert(connection, load_times, [{"id": ONLY, "document": advance.load_times.to_json()}])
+            if advance.upkeep is not None:
+                upsert(connection, upkeep, [{"id": ONLY, "document": advance.upkeep.to_json()}])
             if advance.carried is not None:
                 upsert(connection, identities, [{"id": ONLY, **rows.carried_row(advance.carried)}])
             if advance.rulings is not None:
@@ -145,9 +150,9 @@ class SqlLedger:
             known = advance.carried or self._last.carried
             still_open = self._last.cases if cases is None else cases
             ruled = self._last.rulings if advance.rulings is None else advance.rulings
-            self._last = LedgerState(
-                grown, advance.revision, MappingProxyType(records), loads, known, still_open, ruled
-            )
+            kept = advance.upkeep or self._last.upkeep
+            living = MappingProxyType(records)
+            self._last = LedgerState(grown, advance.revision, living, loads, known, still_open, ruled, kept)
 
 
 def carried(connection: Connection) -> Carried | None:
@@ -180,6 +185,11 @@ def _living(connection: Connection) -> dict[str, Record]:
 def _load_times(connection: Connection) -> LoadTimes:
     found = connection.execute(select(load_times.c.document).where(load_times.c.id == ONLY)).scalar()
     return LoadTimes() if found is None else LoadTimes.from_json(found)
+
+
+def _upkeep(connection: Connection) -> Upkeep:
+    found = connection.execute(select(upkeep.c.document).where(upkeep.c.id == ONLY)).scalar()
+    return Upkeep() if found is None else Upkeep.from_json(found)
 
 
 def _add_users(connection: Connection, new: frozenset[str], advance: Advance) -> None:

@@ -176,6 +176,14 @@ load_times = Table(
 )
 """How long models took to load (`core.estimates.LoadTimes`), as JSON."""
 
+upkeep = Table(
+    "upkeep",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("document", Text, nullable=False),
+)
+"""What is remembered of the application in Serve, and of drift in it (`core.upkeep.Upkeep`), as JSON."""
+
 engine_log = Table(
     "engine_log",
     metadata,
@@ -360,6 +368,10 @@ def _add_outbox(connection: Connection) -> None:
     connection.execute(text("CREATE INDEX outbox_by_number ON outbox (number)"))
 
 
+def _add_upkeep(connection: Connection) -> None:
+    connection.execute(text("CREATE TABLE upkeep (id INTEGER NOT NULL PRIMARY KEY, document TEXT NOT NULL)"))
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _add_routes,
     _add_load_times,
@@ -369,6 +381,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _add_verdicts,
     _add_rulings,
     _add_outbox,
+    _add_upkeep,
 )
 """In order. The first leads from version 1 to version 2."""
 
