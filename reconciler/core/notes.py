@@ -104,10 +104,13 @@ def _read(line: str) -> Mapping[str, Any] | None:
 
 
 def _case(change: FileChange, told: Mapping[str, Any]) -> Case | None:
-    """Judge a change as a note says; None where the note's words are no verdict, or on another model."""
+    """Judge a change as a note says; None where the note's words are no verdict.
+
+    Whose file it is says history: a model that was carried over a rewritten one had another key (`core.rewrites`).
+    """
     identity, by, stages = change.identity, told.get("superseded_by"), told.get("stages")
     verdict, message = told.get("verdict"), told.get("message")
-    if not isinstance(verdict, str) or verdict not in set(Verdict) or told.get("model_key") != identity.model_key:
+    if not isinstance(verdict, str) or verdict not in set(Verdict):
         return None
     times = {name: _time(stages.get(name)) for name in _STAGES} if isinstance(stages, dict) else {}
     times.pop("committed", None)

@@ -79,7 +79,6 @@ LINE = json.loads(notes.text([case()]).splitlines()[-1])
         {"argus": 2},
         {"path": "users/bob/qwen.yaml"},
         {"path": ["x"]},
-        {"model_key": "svc-bob-20260106-123000-qwen"},
         {"verdict": "PRAISED"},
         {"verdict": ["APPLIED"]},
         {"verdict": None},
@@ -87,6 +86,11 @@ LINE = json.loads(notes.text([case()]).splitlines()[-1])
 )
 def test_a_line_that_fits_no_change_of_the_commit_counts_for_nothing(changed: dict[str, object]) -> None:
     assert notes.restored({SHA: json.dumps({**LINE, **changed})}, [CHANGE]) == ()
+
+
+def test_whose_file_it_is_says_history_and_not_a_note() -> None:
+    line = {**LINE, "model_key": "svc-alice-20250101-000000-0000"}
+    assert notes.restored({SHA: json.dumps(line)}, [CHANGE]) == (case(),)
 
 
 def test_a_note_on_a_commit_that_is_not_on_the_branch_counts_for_nothing() -> None:

@@ -6,6 +6,7 @@ pass only when the file GATE is there: so that a test can stop it in the middle.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ class Told(MemoryRuntime):
 
     def __init__(self, gate: Path) -> None:
         super().__init__()
+        self.session = os.getpid()  # a cluster of its own, which no other process has asked for anything
         self._gate = gate
         self.leadership: Leadership | None = None
 
