@@ -27,6 +27,9 @@ Seconds = Annotated[float, Field(gt=0, le=86400)]
 SPEC_REPO_TOKEN = "ARGUS_SPEC_REPO_TOKEN"  # noqa: S105  a variable's name
 """The environment's variable with the token of an https spec repository. It is no setting, so that none shows it."""
 
+HOOK_SECRETS = "ARGUS_HOOK_SECRETS"
+"""The environment's variable with secrets of webhooks, separated by white space."""
+
 _USERINFO = re.compile(r"(?<=://)[^/\s@]*@")
 _HTTPS_SECRET = re.compile(r"https://(?:[^/]*@|[^?#]*[?#])", re.IGNORECASE)
 _SSH_PASSWORD = re.compile(r"ssh://[^/@]*:[^/]*@", re.IGNORECASE)
@@ -34,6 +37,13 @@ _SSH_PASSWORD = re.compile(r"ssh://[^/@]*:[^/]*@", re.IGNORECASE)
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HookSettings(_Section):
+    """Webhooks that tell of pushes. Secrets are in files, relative to the state folder, or in ARGUS_HOOK_SECRETS."""
+
+    secret_files: Annotated[tuple[str, ...], Field(max_length=8)] = ()
+    max_body_bytes: Annotated[int, Field(ge=1024, le=256 * 1024 * 1024)] = 25 * 1024 * 1024
 
 
 class ApiSettings(_Section):
@@ -48,6 +58,7 @@ class ApiSettings(_Section):
     token_ttl_days: Annotated[int, Field(ge=1, le=3650)] = 365
     log_followers: Annotated[int, Field(ge=1, le=255)] = 4
     log_follow_s: Seconds = 900
+    hooks: HookSettings = HookSettings()
 
 
 class PathSettings(_Section):

@@ -14,7 +14,7 @@ from reconciler.shell.admin_token import admin_token
 from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, SqlLedger, VerdictReader, open_ledger
 from reconciler.shell.source import GitSource
-from webapi import auth, commits, logs, openapi, parts, problems, readiness
+from webapi import auth, commits, hooks, logs, openapi, parts, problems, readiness
 from webapi.docs import docs
 from webapi.health import health
 from webapi.history import history
@@ -63,8 +63,9 @@ def assemble(platform: Parts) -> Flask:
     auth.install(app)
     logs.install(app, _log_followers(platform.settings))
     commits.install(app, platform.settings.api.threads)
+    hooks.install(app, platform)
     app.after_request(_write_log)
-    for api in (health, users, models, history, rollback, commits.commits, plans, logs.logs, status):
+    for api in (health, users, models, history, rollback, commits.commits, plans, hooks.hooks, logs.logs, status):
         app.register_api(api)
     app.register_blueprint(docs)
     return app

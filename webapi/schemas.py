@@ -270,6 +270,14 @@ class CommitList(_Answer):
     next_cursor: str | None
 
 
+class HookTaken(_Answer):
+    """What was made of a webhook."""
+
+    status: Literal["taken", "ignored", "pong"] = Field(
+        description="taken: the reconciler looks at the branch now. ignored: another branch. pong: a trial (ping)."
+    )
+
+
 # --- the platform -------------------------------------------------------------------------------------------------
 
 

@@ -139,6 +139,10 @@ class GitSource:
         """Keep `ports.Source.hurry`."""
         self._longest_pause_s = 0.0
 
+    def expect_news(self) -> None:
+        """Count the copy of a remote as old, however young it is."""
+        self._fetcher.forget()
+
     def history(self) -> tuple[FileChange, ...]:
         """Keep `ports.Source.history`."""
         with self._lock:
