@@ -15,7 +15,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -23,6 +23,7 @@ from typing import Any, Literal
 from urllib.parse import parse_qs
 
 from flask import Flask, current_app, request
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from webapi import openapi, schemas
@@ -243,9 +244,7 @@ def _cut(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RD)  # the answer still goes out
 
 
-def _meaning(
-    headers: Mapping[str, str], mimetype: str, body: bytes | None, branch: str
-) -> Literal["taken", "ignored", "pong"]:
+def _meaning(headers: Headers, mimetype: str, body: bytes | None, branch: str) -> Literal["taken", "ignored", "pong"]:
     """Say what a proved delivery is: news, of another branch, or a trial. What is not understood is news."""
     event = next((headers[name] for name in _EVENTS if name in headers), "")
     if event.lower() == "ping":

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from werkzeug.datastructures import Headers
+
 from reconciler.settings import HOOK_SECRETS, Settings
 
 TOLERANCE_S = 300
@@ -82,7 +84,7 @@ class Secrets:
 class Proof:
     """What the headers of one delivery offer as proof. Give it the body with `update`, then ask whether it `holds`."""
 
-    def __init__(self, headers: Mapping[str, str], secrets: Sequence[str], now: float) -> None:
+    def __init__(self, headers: Headers, secrets: Sequence[str], now: float) -> None:
         """Take the offer. `now` is in seconds since the epoch."""
         self._signed: list[hmac.HMAC] = []
         self._claimed: list[bytes] = []
@@ -124,12 +126,12 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
 
 
-def _hex_digests(headers: Mapping[str, str]) -> list[bytes]:
+def _hex_digests(headers: Headers) -> list[bytes]:
     found = (_HEX_DIGEST.match(headers.get(name, "")) for name in _HEX)
     return list(dict.fromkeys(bytes.fromhex(each[1]) for each in found if each))
 
 
-def _standard(headers: Mapping[str, str], now: float) -> tuple[bytes, list[bytes]]:
+def _standard(headers: Headers, now: float) -> tuple[bytes, list[bytes]]:
     """Give what is signed before the body, and the digests that are claimed for it: none for what is not of today."""
     id_, moment = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not _ID.match(id_) or not _SECONDS.match(moment) or abs(now - int(moment)) > TOLERANCE_S:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from werkzeug.datastructures import Headers
 
 from reconciler.settings import HookSettings
 from tests.webapi.client import HOOK_SECRET, Answer, Api
@@ -286,7 +287,7 @@ def test_whoever_asks_has_a_nudge_that_began_afterwards_and_many_share_one() -> 
 @given(st.binary(max_size=300), st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=16, max_size=40))
 def test_a_signature_holds_for_its_body_and_secret_alone(body: bytes, secret: str) -> None:
     def holds(headers: dict[str, str], body: bytes, *secrets: str) -> bool:
-        proof = Proof(headers, secrets, time.time())
+        proof = Proof(Headers(headers), secrets, time.time())
         proof.update(body[:7])
         proof.update(body[7:])
         return proof.is_offered and proof.holds()
