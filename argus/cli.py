@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,7 @@ from reconciler.settings import Settings
 EMBEDDED_CONFIG = Path(__file__).parent / "dev.yaml"
 """The embedded configuration, which `argus up` runs."""
 
-_ON_EMBEDDED = {"up", "down", "logs", "rollback"}
+_ON_EMBEDDED = {"up", "down", "logs", "rollback", "commits"}
 """Commands that read the embedded configuration where no file is named."""
 
 _FLAGS = {"home": "ARGUS_HOME", "api_port": "ARGUS_API_PORT", "openai_port": "ARGUS_OPENAI_PORT"}
@@ -105,6 +106,13 @@ def _run(  # noqa: PLR0911  one return a command
 
             client = remote.connect(arguments, settings, environ)
             return roll_back(client, arguments.model, arguments.to, arguments.reason)
+        case "commits":
+            from argus import commits  # noqa: PLC0415
+
+            client = remote.connect(arguments, settings, environ)
+            if arguments.wait:
+                return commits.wait(client, arguments.wait, arguments.timeout, arguments.format)
+            return commits.show(client, arguments.limit, arguments.format)
         case other:
             raise AssertionError(f"no such command: {other}")
 
@@ -131,17 +139,55 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("--to", metavar="SHA", help="the commit; without it, the last one that served")
     rollback.add_argument("--reason", metavar="TEXT", help="one line for the commit's message")
     remote.add_options(rollback)
+    commits = commands.add_parser(
+        "commits",
+        help="show what became of commits, or wait for what becomes of one",
+        description="Show the newest commits with their verdicts, or wait for one. Exit status with --wait: 0 applied, "
+        "no change, removed or superseded by a later commit; 1 failed, rejected or held; 2 misused; 3 no verdict yet.",
+    )
+    commits.add_argument("--limit", type=_count, default=20, metavar="N", help="how many to show (default: 20)")
+    commits.add_argument("--wait", type=_sha, metavar="SHA", help="wait for this commit: 7 digits of its SHA or more")
+    commits.add_argument(
+        "--timeout", type=_seconds, default=600, metavar="S", help="with --wait: for so many seconds (default: 600)"
+    )
+    commits.add_argument("--format", choices=("text", "json"), default="text")
+    remote.add_options(commits)
     commands.add_parser("version", help="print the version")
-    for command in (up, down, api, reconciler, front, router, logs, rollback):
+    for command in (up, down, api, reconciler, front, router, logs, rollback, commits):
         command.add_argument("--config", metavar="FILE", help="configuration file, see dev.yaml (ARGUS_CONFIG)")
         command.add_argument("--home", metavar="DIR", help="state folder (ARGUS_HOME)")
-    for command in (up, api, logs, rollback):
+    for command in (up, api, logs, rollback, commits):
         command.add_argument("--api-port", type=int, metavar="N", help="port of the API (ARGUS_API_PORT)")
     for command in (up, api, reconciler, front, router):
         command.add_argument("--openai-port", type=int, metavar="N", help="port of the models (ARGUS_OPENAI_PORT)")
     offline.add_to(commands)
     up.add_argument("--no-demo", action="store_true", help="start without the demo model")
     return parser
+
+
+def _count(text: str) -> int:
+    """Read a number of commits."""
+    return int(_between(text, 1, 10_000))
+
+
+def _seconds(text: str) -> float:
+    return _between(text, 0, 86_400)
+
+
+def _between(text: str, least: float, most: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"right would be a number from {least:g} to {most:g}")
+    return number
+
+
+def _sha(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{7,40}", text):
+        raise argparse.ArgumentTypeError("right would be a commit's SHA, or 7 hexadecimal digits of it or more")
+    return text.lower()
 
 
 def _version() -> str:
