@@ -114,7 +114,7 @@ def git(folder: Path, *arguments: str) -> str:
 @contextmanager
 def platform(folder: Path, *, remote: bool) -> Iterator[Platform]:
     """Run `argus up` with its demo, and wait until it answers and the model that is scaled has its one engine."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     home, config, log = folder / "home", folder / "argus.yaml", folder / "argus.log"
     home.mkdir(mode=0o700)
     (home / "hook-secret").write_text(SECRET)
