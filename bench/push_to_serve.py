@@ -8,7 +8,8 @@ starts, with its demo model answering.
 
 Every push makes the reconciler call `serve.run`, and none of them loads an engine: they scale a model between two and
 three replicas where the CPUs that Ray is told of are taken by the first one and the demo. Serve holds the others as
-waiting for their place, and takes back one that waits first (which keeps its GPU for Serve's grace of 16 s). Between two pushes lies a random second.
+waiting for their place, and takes back one that waits first (which keeps its GPU for Serve's grace of 16 s). Between
+two pushes lies a random second.
 
 The times are those that the API shows of each commit (`stages`): `seen` is the start of the pass that read it, and
 `applied` when Serve had taken the call, so that the figures are upper bounds. Nothing else should run on the machine.
