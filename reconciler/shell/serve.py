@@ -258,7 +258,8 @@ class ServeRuntime:
     def _model(self, key: str, workload: Workload) -> tuple[Workload, Any]:
         """Give a workload with its deployment: the one that it was last applied with, where it is the same."""
         kept = self._built.get(key)
-        if kept is not None and kept[0] == workload:
+        # Two workloads that differ in their surge alone count as equal: it decides how, not what.
+        if kept is not None and (kept[0], kept[0].surge) == (workload, workload.surge):
             return kept
         return workload, _versioned(self._deploy(workload), workload.version)
 
