@@ -227,8 +227,8 @@ class ServeRuntime:
         deployments = {
             name: _deployment(name, details, targets.get(name), phase.get(name)) for name, details in models.items()
         }
-        # Serve's details leave out what was taken away a moment ago, before its controller has begun to stop it. To call
-        # that gone would have it come back, if it is wanted again at once, with the replicas that it had.
+        # Serve's details leave out what was taken away a moment ago, before its controller has begun to stop it. To
+        # call that gone would have it come back, if it is wanted again at once, with the replicas that it had.
         for name in targets.keys() - models.keys() - {ROOT}:
             deployments[name] = Deployment(
                 model_key=name, version=None, health=Health.STOPPING, target_replicas=0, running=0, starting=0,
