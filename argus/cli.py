@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,7 @@ from reconciler.settings import Settings
 EMBEDDED_CONFIG = Path(__file__).parent / "dev.yaml"
 """The embedded configuration, which `argus up` runs."""
 
-_ON_EMBEDDED = {"up", "down", "logs", "outbox", "rollback", *brakes.COMMANDS}
+_ON_EMBEDDED = {"up", "down", "logs", "outbox", "rollback", "commits", *brakes.COMMANDS}
 """Commands that read the embedded configuration where no file is named."""
 
 _FLAGS = {"home": "ARGUS_HOME", "api_port": "ARGUS_API_PORT", "openai_port": "ARGUS_OPENAI_PORT"}
@@ -61,7 +62,7 @@ def overlay(arguments: argparse.Namespace, environ: Mapping[str, str]) -> dict[s
     return {**environ, **{variable: str(value) for variable, value in given.items() if value is not None}}
 
 
-def _run(  # noqa: PLR0911  one return a command
+def _run(  # noqa: PLR0911, PLR0912  one branch and one return a command
     arguments: argparse.Namespace, settings: Settings, config: Path | None, environ: Mapping[str, str]
 ) -> int:
     # Each command imports what it needs: the reconciler's part of Ray takes seconds, `argus down` none.
@@ -110,6 +111,13 @@ def _run(  # noqa: PLR0911  one return a command
 
             client = remote.connect(arguments, settings, environ)
             return roll_back(client, arguments.model, arguments.to, arguments.reason)
+        case "commits":
+            from argus import commits  # noqa: PLC0415
+
+            client = remote.connect(arguments, settings, environ)
+            if arguments.wait:
+                return commits.wait(client, arguments.wait, arguments.timeout, arguments.format)
+            return commits.show(client, arguments.limit, arguments.format)
         case other if other in brakes.COMMANDS:
             return brakes.run(arguments, settings, environ)
         case other:
@@ -138,6 +146,19 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("--to", metavar="SHA", help="the commit; without it, the last one that served")
     rollback.add_argument("--reason", metavar="TEXT", help="one line for the commit's message")
     remote.add_options(rollback)
+    commits = commands.add_parser(
+        "commits",
+        help="show what became of commits, or wait for what becomes of one",
+        description="Show the newest commits with their verdicts, or wait for one. Exit status with --wait: 0 applied, "
+        "no change, removed or superseded by a later commit; 1 failed, rejected or held; 2 misused; 3 no verdict yet.",
+    )
+    commits.add_argument("--limit", type=_count, default=20, metavar="N", help="how many to show (default: 20)")
+    commits.add_argument("--wait", type=_sha, metavar="SHA", help="wait for this commit: 7 digits of its SHA or more")
+    commits.add_argument(
+        "--timeout", type=_seconds, default=600, metavar="S", help="with --wait: for so many seconds (default: 600)"
+    )
+    commits.add_argument("--format", choices=("text", "json"), default="text")
+    remote.add_options(commits)
     outbox = commands.add_parser("outbox", help="show commit statuses and notifications that have not arrived")
     outbox.add_argument("--state", choices=("pending", "dead"), help="only what waits, or only what was given up")
     outbox.add_argument("--retry", action="append", default=[], metavar="ID", help="send this one again, at once")
@@ -145,16 +166,41 @@ def _parser() -> argparse.ArgumentParser:
     remote.add_options(outbox)
     commands.add_parser("version", help="print the version")
     holding = brakes.add_to(commands)
-    for command in (up, down, api, reconciler, front, router, logs, outbox, rollback, *holding):
+    for command in (up, down, api, reconciler, front, router, logs, outbox, rollback, commits, *holding):
         command.add_argument("--config", metavar="FILE", help="configuration file, see dev.yaml (ARGUS_CONFIG)")
         command.add_argument("--home", metavar="DIR", help="state folder (ARGUS_HOME)")
-    for command in (up, api, logs, outbox, rollback, *holding):
+    for command in (up, api, logs, outbox, rollback, commits, *holding):
         command.add_argument("--api-port", type=int, metavar="N", help="port of the API (ARGUS_API_PORT)")
     for command in (up, api, reconciler, front, router):
         command.add_argument("--openai-port", type=int, metavar="N", help="port of the models (ARGUS_OPENAI_PORT)")
     offline.add_to(commands)
     up.add_argument("--no-demo", action="store_true", help="start without the demo model")
     return parser
+
+
+def _count(text: str) -> int:
+    """Read a number of commits."""
+    return int(_between(text, 1, 10_000))
+
+
+def _seconds(text: str) -> float:
+    return _between(text, 0, 86_400)
+
+
+def _between(text: str, least: float, most: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"right would be a number from {least:g} to {most:g}")
+    return number
+
+
+def _sha(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{7,40}", text):
+        raise argparse.ArgumentTypeError("right would be a commit's SHA, or 7 hexadecimal digits of it or more")
+    return text.lower()
 
 
 def _version() -> str:

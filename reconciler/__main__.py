@@ -222,7 +222,7 @@ def main(settings: Settings) -> int:
         notes=GitNotes.from_settings(settings) if settings.spec_repo.notes else NoNotes(),
     )
     runner = Runner(reconciler, settings.reconcile.interval_s, leadership.is_leading, vitals)
-    watch = Watch(ledger, settings.spec_repo_url, settings.spec_repo.branch)
+    watch = Watch(ledger, settings.spec_repo_url, settings.spec_repo.branch, settings.home)
     keeper = Keeper(leadership, settings.reconcile.takeover_s, runner.ask)
     keeper.start()
     runner.start()
@@ -251,7 +251,8 @@ def main(settings: Settings) -> int:
 
 def _look_on(runner: Runner, watch: Watch, vitals: Vitals, watchdog: Watchdog, stop: threading.Event) -> None:
     """Ask for passes when something stirs, until asked to stop. A pass that hangs ends the process."""
-    while not stop.wait(WATCH_EVERY_S) and not runner.stopping.is_set():
+    while not stop.is_set() and not runner.stopping.is_set():
+        watch.wait(WATCH_EVERY_S)
         vitals.beat()
         if vitals.alive().ok:
             watchdog.tell()

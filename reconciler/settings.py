@@ -34,6 +34,9 @@ SPEC_REPO_TOKEN = "ARGUS_SPEC_REPO_TOKEN"  # noqa: S105  a variable's name
 STATUS_TOKEN = "ARGUS_STATUS_TOKEN"  # noqa: S105  a variable's name
 """The environment's variable with the token that commit statuses are posted with."""
 
+HOOK_SECRETS = "ARGUS_HOOK_SECRETS"
+"""The environment's variable with secrets of webhooks, separated by white space."""
+
 _USERINFO = re.compile(r"(?<=://)[^/\s@]*@")
 _HTTPS_SECRET = re.compile(r"https://(?:[^/]*@|[^?#]*[?#])", re.IGNORECASE)
 _SSH_PASSWORD = re.compile(r"ssh://[^/@]*:[^/]*@", re.IGNORECASE)
@@ -44,6 +47,13 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HookSettings(_Section):
+    """Webhooks that tell of pushes. Secrets are in files, relative to the state folder, or in ARGUS_HOOK_SECRETS."""
+
+    secret_files: Annotated[tuple[str, ...], Field(max_length=8)] = ()
+    max_body_bytes: Annotated[int, Field(ge=1024, le=256 * 1024 * 1024)] = 25 * 1024 * 1024
 
 
 class ApiSettings(_Section):
@@ -59,6 +69,7 @@ class ApiSettings(_Section):
     token_ttl_days: Annotated[int, Field(ge=1, le=3650)] = 365
     log_followers: Annotated[int, Field(ge=1, le=255)] = 4
     log_follow_s: Seconds = 900
+    hooks: HookSettings = HookSettings()
 
     @field_validator("public_url")
     @classmethod

@@ -15,7 +15,7 @@ from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, Outbox, SqlLedger, VerdictReader, open_ledger
 from reconciler.shell.signing_key import signature
 from reconciler.shell.source import GitSource
-from webapi import auth, commits, logs, openapi, parts, problems, readiness
+from webapi import auth, commits, hooks, logs, openapi, parts, problems, readiness
 from webapi.brakes import brakes
 from webapi.docs import docs
 from webapi.health import health
@@ -68,9 +68,11 @@ def assemble(platform: Parts) -> Flask:
     auth.install(app)
     logs.install(app, _log_followers(platform.settings))
     commits.install(app, platform.settings.api.threads)
+    hooks.install(app, platform)
     app.after_request(_write_log)
     for api in (
-        health, users, models, history, rollback, commits.commits, plans, brakes, suspending, logs.logs, outbox, status,
+        health, users, models, history, rollback, commits.commits, plans, brakes, suspending, hooks.hooks, logs.logs,
+        outbox, status,
     ):  # fmt: skip
         app.register_api(api)
     app.register_blueprint(docs)

@@ -27,9 +27,10 @@ OPEN = frozenset(
         "docs.static",
         "health.read_health",
         "health.read_readiness",
+        "hooks.receive_push",
     }
 )
-"""Endpoints that need no token."""
+"""Endpoints that need no token. A webhook proves otherwise who it is from (`hooks`)."""
 
 _API = "/api/"
 

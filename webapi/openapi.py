@@ -27,6 +27,14 @@ PREFIX = "/api/v2"
 _BEARER = "bearer"
 _SECURITY: list[dict[str, list[str]]] = [{_BEARER: []}]
 
+HOOK_SECURITY = {
+    "hub_signature": "X-Hub-Signature-256",
+    "gitea_signature": "X-Gitea-Signature",
+    "gitlab_token": "X-Gitlab-Token",
+    "standard_webhooks": "webhook-signature",
+}
+"""What a webhook is known by, and the header that carries it: any one of them will do."""
+
 _REFS = "#/components/schemas/{model}"
 
 _DESCRIPTION = """\
@@ -65,6 +73,7 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
     schemas.HealthView,
     hold_schemas.HeldRemovals,
     hold_schemas.HoldWritten,
+    schemas.HookTaken,
     schemas.IssuedTokenView,
     schemas.ModelDetail,
     schemas.ModelHistory,
@@ -101,14 +110,25 @@ def json_body(kind: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {bodies.JSON: {"schema": schema}}}}
 
 
-def blueprint(name: str, *, prefix: str, about: str, is_open: bool = False) -> APIBlueprint:
-    """Make the blueprint of one resource. Its operations are called by their handlers' names in the document."""
+def any_body(description: str) -> dict[str, Any]:
+    """Describe a body of which nothing is asked."""
+    content: dict[str, Any] = {bodies.JSON: {"schema": {}}, "application/x-www-form-urlencoded": {"schema": {}}}
+    return {"requestBody": {"required": True, "description": description, "content": content}}
+
+
+def blueprint(
+    name: str, *, prefix: str, about: str, security: Sequence[dict[str, list[str]]] = _SECURITY
+) -> APIBlueprint:
+    """Make the blueprint of one resource. Its operations are called by their handlers' names in the document.
+
+    `security` says what opens it: any one of these; nothing is needed where there is none.
+    """
     return APIBlueprint(
         name,
         "webapi",
         url_prefix=prefix,
         abp_tags=[Tag(name=name, description=about)],
-        abp_security=[] if is_open else _SECURITY,
+        abp_security=list(security),
         operation_id_callback=_operation_id,
     )
 
@@ -118,7 +138,10 @@ def make_app(version: str) -> OpenAPI:
     app = OpenAPI(
         "webapi",
         info=Info(title="Argus", version=version, description=_DESCRIPTION),
-        security_schemes={_BEARER: {"type": "http", "scheme": "bearer"}},
+        security_schemes={
+            _BEARER: {"type": "http", "scheme": "bearer"},
+            **{name: {"type": "apiKey", "in": "header", "name": header} for name, header in HOOK_SECURITY.items()},
+        },
         validation_error_callback=_raise,
         # The form of flask-openapi3's own validation errors is added wherever this status is not described. Ours have
         # another form, and 500 is described everywhere.

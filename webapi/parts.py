@@ -9,6 +9,7 @@ from flask import Flask, current_app
 
 from reconciler.errors import ArgusError
 from reconciler.settings import Settings
+from reconciler.shell import wake
 from reconciler.shell.folders import DiskModelFolders
 from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, Outbox, SqlLedger, VerdictReader
 from webapi.store import SpecStore
@@ -37,6 +38,7 @@ class Parts:
         """Ask the reconciler for a pass at once. If that fails, its interval finds the commit a little later."""
         try:
             self.ledger.nudge()
+            wake.ring(self.settings.home)
         except ArgusError as error:
             log.warning("the reconciler could not be nudged: %s", error)
 

@@ -304,6 +304,14 @@ class OutboxList(_Answer):
     next_cursor: str | None
 
 
+class HookTaken(_Answer):
+    """What was made of a webhook."""
+
+    status: Literal["taken", "ignored", "pong"] = Field(
+        description="taken: the reconciler looks at the branch now. ignored: another branch. pong: a trial (ping)."
+    )
+
+
 # --- the platform -------------------------------------------------------------------------------------------------
 
 

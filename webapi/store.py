@@ -186,6 +186,10 @@ class SpecStore:
         """See that the repository can be read, whatever the ledger knows of it. Raises SourceUnreachable."""
         self._source.tree(max_age_s=READ_AGE_S)
 
+    def expect_news(self) -> None:
+        """Have the next read ask a remote repository, however young the copy is: somebody says that it has moved."""
+        self._source.expect_news()
+
     @property
     def trouble(self) -> str | None:
         """Why the remote repository could not be fetched the last time; None where it could, and for a local one."""

@@ -57,7 +57,7 @@ def observed(records: Mapping[str, Record], seen: Observation, now: datetime, de
     for key, record in records.items():
         deployment = seen.deployments.get(key)
         updated, event = _observe(record, deployment, now, delays_s)
-        after[key] = replace(updated, deployment=deployment)
+        after[key] = updated if updated.deployment == deployment else replace(updated, deployment=deployment)
         events += [event] if event else []
         if event is not None and event.event_type is EventType.DEPLOY_SUCCEEDED and (load := _load(record, now)):
             loads.append(load)

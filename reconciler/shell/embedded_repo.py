@@ -45,11 +45,32 @@ echo "Right would be: git pull --rebase, and push again." >&2
 exit 1
 """
 
+PUSHED = "argus-pushed"
+"""A file in the repository that each push to the branch writes: the commit that the branch is at now."""
+
+# Run by git after each push: it tells Argus at once, and tells whoever pushed where to look. No Python, nothing that
+# waits, nothing that fails the push: Argus may be down, and the file may be another account's.
+_POST_RECEIVE_HOOK = """\
+#!/bin/sh
+{mark}
+while read -r _ new ref; do
+  [ "$ref" = "refs/heads/{branch}" ] || continue
+  (printf '%s\\n' "$new" >{file}) 2>/dev/null
+  case $new in
+    *[!0]*) printf 'What comes of it: argus commits --wait %.12s\\n' "$new" >&2 ;;
+  esac
+done
+exit 0
+"""
+_OURS = "# Written by Argus, which writes it anew; remove this line to keep a hook of your own."
+
 
 def ensure(
     path: Path, template: Path, *, branch: str = "main", timeout_s: float = 30, sign: Sign | None = None
 ) -> bool:
-    """Make the bare repository `path` from the files of the folder `template`; leave one that is there as it is.
+    """Make the bare repository `path` from the files of the folder `template`.
+
+    One that is there stays as it is, but for the hook that tells of pushes, which it gets or gets anew.
 
     It is built aside and renamed, so it is there whole or not at all: whoever is killed in the middle leaves a folder
     that the next call (an hour later) removes, and of two that race one wins. `sign` puts the platform's signature into
@@ -57,6 +78,8 @@ def ensure(
     Raises SourceUnreachable where git fails, `path` is something else or the disk refuses.
     """
     if (path / "HEAD").is_file():
+        with suppress(OSError, UnicodeDecodeError):  # the branch's own file is watched, too
+            _tell_of_pushes(path, branch)
         return False
     if not template.is_dir():
         raise SourceUnreachable(f"the template {template} of the spec repository is no folder")
@@ -84,6 +107,7 @@ def _build(folder: Path, files: Mapping[str, bytes], branch: str, timeout_s: flo
     hook.parent.mkdir()
     hook.write_text(_UPDATE_HOOK.format(branch=branch), encoding="ascii")
     hook.chmod(0o755)
+    _tell_of_pushes(folder, branch)
     by = f"{API_NAME} <{API_EMAIL}> {int(time.time())} +0000"
     stream = [f"commit refs/heads/{branch}\nauthor {by}\ncommitter {by}\n".encode(), _data(FIRST_SUBJECT.encode())]
     for name, content in sorted(files.items()):
@@ -97,6 +121,23 @@ def _sign(git: Git, branch: str, sign: Sign) -> None:
     signed = sign(commit)
     git.write_objects([("commit", signed)])
     git.run("update-ref", f"refs/heads/{branch}", object_id("commit", signed))
+
+
+def _tell_of_pushes(folder: Path, branch: str) -> None:
+    """Have git tell of pushes, unless somebody has put a hook of their own in that place."""
+    hook = folder / "hooks" / "post-receive"
+    text = _POST_RECEIVE_HOOK.format(mark=_OURS, branch=branch, file=PUSHED)
+    if not (folder / PUSHED).exists():
+        (folder / PUSHED).touch()  # so that it is ours, whoever pushes first
+    if hook.exists():
+        there = hook.read_text(encoding="utf-8")
+        if there == text or _OURS not in there:
+            return
+    hook.parent.mkdir(exist_ok=True)
+    aside = hook.with_name(f".post-receive.{os.getpid()}")
+    aside.write_text(text, encoding="ascii")
+    aside.chmod(0o755)
+    aside.replace(hook)
 
 
 def _put(aside: Path, path: Path) -> bool:

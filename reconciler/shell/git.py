@@ -13,7 +13,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ import git as gitpython  # after the line above
 
 from reconciler.errors import SourceUnreachable
 from reconciler.shell import file_lock
+from reconciler.shell.object_reader import Answer, ObjectReader
 from reconciler.shell.objects import Kind, pack
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ class Git:
             self._environment["GIT_SSH_COMMAND"] = "ssh -oBatchMode=yes"  # ssh asks nobody for a password either
         self._environment |= _as_environment(settings, 0)
         self._settings = len(settings)
+        self._reader = ObjectReader(lambda: self._start(("cat-file", "--batch-command")), timeout_s)
 
     def attempt(self, *arguments: str, stdin: bytes = b"") -> Outcome:
         """Run one command and give what it left, whatever its status. Raises SourceUnreachable, also past the limit."""
@@ -189,6 +191,10 @@ class Git:
     def head(self, branch: str) -> str | None:
         """Give the SHA of the branch's newest commit; None where the branch is not born. Raises SourceUnreachable."""
         ref = f"refs/heads/{branch}"
+        if quick := self._quickly(self._reader.describe, [f"{ref}^{{commit}}"]):
+            described = _described(quick[0])
+            if described is not None and described.kind == "commit":
+                return described.id
         outcome = self.attempt("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
         if outcome.status == 0:
             return outcome.out.decode().strip()
@@ -202,8 +208,10 @@ class Git:
 
         Names must hold no line feed.
         """
-        out = self.run("cat-file", "--batch-check", stdin="".join(f"{name}\n" for name in names).encode())
-        lines = out.decode(errors="replace").splitlines()
+        lines = self._quickly(self._reader.describe, names)
+        if lines is None:
+            out = self.run("cat-file", "--batch-check", stdin="".join(f"{name}\n" for name in names).encode())
+            lines = out.decode(errors="replace").splitlines()
         if len(lines) != len(names):
             raise SourceUnreachable("git cat-file gave an answer that cannot be read")
         return [_described(line) for line in lines]
@@ -212,6 +220,8 @@ class Git:
         """Read objects whole, in the order asked for. Raises SourceUnreachable, also where one is not there."""
         if not ids:
             return []
+        if (quick := self._quickly(self._reader.contents, ids)) is not None:
+            return quick
         out = self.run("cat-file", "--batch", stdin="".join(f"{name}\n" for name in ids).encode())
         found, position = [], 0
         for name in ids:
@@ -222,6 +232,14 @@ class Git:
             found.append(out[end + 1 : end + 1 + described.size])
             position = end + described.size + 2  # the line feed before and the one after the content
         return found
+
+    def _quickly(
+        self, ask: Callable[[Sequence[str]], list[Answer] | None], names: Sequence[str]
+    ) -> list[Answer] | None:
+        try:
+            return ask(names)
+        except TimeoutError:
+            raise SourceUnreachable(f"git cat-file did not finish within {self.timeout_s:g} s") from None
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> dict[str, bytes]:
         """Read blobs by id, those larger than `max_bytes` cut to one byte more. Raises SourceUnreachable.

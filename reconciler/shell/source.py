@@ -80,8 +80,8 @@ class GitSource:
     """`ports.Source` on a real repository, shared by the threads of one process.
 
     A local bare repository is read in place. A remote one is mirrored into `<home>/spec-mirror.git`: bare, one branch,
-    no tags, no submodules. The history is kept in memory, so that a read costs what is new: one process where the
-    branch did not move, two where it did. It is walked anew where the branch no longer continues what was read.
+    no tags, no submodules. The history is kept in memory, so that a read costs what is new: no process where the
+    branch did not move, one where it did. It is walked anew where the branch no longer continues what was read.
     """
 
     def __init__(
@@ -166,6 +166,10 @@ class GitSource:
     def hurry(self) -> None:
         """Keep `ports.Source.hurry`."""
         self._longest_pause_s = 0.0
+
+    def expect_news(self) -> None:
+        """Count the copy of a remote as old, however young it is."""
+        self._fetcher.forget()
 
     def history(self) -> tuple[FileChange, ...]:
         """Keep `ports.Source.history`."""

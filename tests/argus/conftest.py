@@ -46,7 +46,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
 @pytest.fixture
 def server(api: Api) -> Iterator[str]:
     listening = make_server("127.0.0.1", 0, api.app, threaded=True)
-    thread = threading.Thread(target=listening.serve_forever, daemon=True)
+    thread = threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{listening.server_port}"
     listening.shutdown()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.shell.embedded_repo import ensure
+from reconciler.shell.embedded_repo import PUSHED, ensure
 from tests.repositories import git
 
 
@@ -73,3 +73,47 @@ def test_history_may_be_rewritten_by_force(upstream: Path) -> None:
     assert push(ann).returncode == 0
     git(ann, "commit", "--quiet", "--amend", "-m", "again")
     assert push(ann, "--force").returncode == 0
+
+
+def test_a_push_is_announced_at_once_and_says_where_to_look(upstream: Path) -> None:
+    ann = clone(upstream, "ann")
+    commit(ann, "a")
+    done = push(ann)
+    head = git(ann, "rev-parse", "HEAD")
+    assert (upstream / PUSHED).read_text() == f"{head}\n"
+    assert f"argus commits --wait {head[:12]}\n" in done.stderr.replace(" " * 8 + "\n", "\n")
+
+
+def test_a_push_to_another_branch_is_not_announced(upstream: Path) -> None:
+    ann = clone(upstream, "ann")
+    commit(ann, "a")
+    done = subprocess.run(
+        ["git", "-C", str(ann), "push", "origin", "HEAD:topic"], capture_output=True, text=True, check=True
+    )
+    assert (upstream / PUSHED).read_text() == ""
+    assert "argus commits" not in done.stderr
+
+
+def test_a_push_lands_where_it_cannot_be_announced(upstream: Path) -> None:
+    ann = clone(upstream, "ann")
+    commit(ann, "a")
+    (upstream / PUSHED).unlink()
+    (upstream / PUSHED).mkdir()
+    done = push(ann)
+    assert done.returncode == 0
+    assert "directory" not in done.stderr
+
+
+def test_a_repository_from_before_gets_the_hook_and_a_hook_of_ones_own_stays(upstream: Path) -> None:
+    hook, template = upstream / "hooks" / "post-receive", upstream.parent / "template"
+    text = hook.read_text()
+    for older in (None, text.replace("argus commits", "argus something")):
+        hook.unlink()
+        if older is not None:
+            hook.write_text(older)
+        assert not ensure(upstream, template)
+        assert hook.read_text() == text
+        assert hook.stat().st_mode & 0o111
+    hook.write_text("#!/bin/sh\necho mine\n")
+    ensure(upstream, template)
+    assert hook.read_text() == "#!/bin/sh\necho mine\n"

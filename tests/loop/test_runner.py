@@ -13,7 +13,9 @@ from reconciler.__main__ import RESTART_ME, Runner
 from reconciler.core.entities import State
 from reconciler.core.identity import Carried
 from reconciler.errors import RuntimeLost
+from reconciler.shell.embedded_repo import PUSHED
 from reconciler.shell.ledger import SqlLedger, open_ledger
+from reconciler.shell.wake import ring
 from reconciler.shell.watch import Watch
 from reconciler.testing import MemoryLedger
 from tests.loop.world import World, spec
@@ -148,3 +150,38 @@ def test_a_push_and_a_nudge_stir_the_watch_and_nothing_else_does(tmp_path: Path)
     ledger.nudge()
     assert watch.stirred()
     assert not watch.stirred()
+    watch.close()
+
+
+def test_a_push_through_the_hook_stirs_once_and_again_where_the_branch_is_no_file(tmp_path: Path) -> None:
+    repository, ledger = Repository(tmp_path / "specs.git"), MemoryLedger()
+    repository.commit({"README.md": b"x"})
+    watch = Watch(ledger, str(repository.path), "main")
+    sha = repository.commit({"users/alice/qwen.yaml": b"x"})
+    assert watch.stirred()
+    (repository.path / PUSHED).write_text(f"{sha}\n")
+    assert not watch.stirred(), "it has looked at this commit already"
+    (repository.path / PUSHED).write_text(f"{'1' * 40}\n")
+    assert watch.stirred()
+    assert not watch.stirred()
+    watch.close()
+
+
+def test_a_push_and_a_nudge_wake_who_waits_for_them(tmp_path: Path) -> None:
+    repository, ledger = Repository(tmp_path / "specs.git"), MemoryLedger()
+    repository.commit({"README.md": b"x"})
+    (tmp_path / "run").mkdir()
+    watch = Watch(ledger, str(repository.path), "main", tmp_path)
+    ways = (
+        lambda: repository.commit({"users/alice/qwen.yaml": b"x"}),
+        lambda: (repository.path / PUSHED).write_text("x"),
+        lambda: ring(tmp_path),
+    )
+    for way in ways:
+        waits = threading.Thread(target=watch.wait, args=(NEVER_S,), daemon=True)
+        waits.start()
+        way()
+        waits.join(SOON_S)
+        assert not waits.is_alive()
+        watch.wait(0)  # whatever else came of it
+    watch.close()

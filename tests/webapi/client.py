@@ -17,6 +17,7 @@ from reconciler.ports import Advance, PlatformStatus
 from webapi.parts import Parts
 
 ADMIN_TOKEN = "the-admin-token"
+HOOK_SECRET = "the-secret-of-a-webhook"
 SPEC = "model_id: hello\nmodel_source: $HOME/common/hf/demo\n"
 MODELS = "/api/v2/serve/models"
 
