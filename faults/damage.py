@@ -95,6 +95,9 @@ def git_broken(switch: str) -> Callable[[Stage], None]:
 
     def run(stage: Stage) -> None:
         stage.house.turn_on(switch)
+        for pid in stage.processes("cat-file --batch-command"):  # one that stays would go on answering
+            with suppress(ProcessLookupError):
+                os.kill(pid, 9)
         time.sleep(BROKEN_S)
         assert stage.says("a"), "A says nothing"
         assert stage.reconciler().get("error"), "the platform's status says nothing of it"
