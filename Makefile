@@ -46,7 +46,12 @@ run: $(RUN_STAMP)
 
 .PHONY: test
 test: $(DEV_STAMP)
+ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
+else
+	@$(BIN)/python -m pytest -m "not engine" -n auto --maxprocesses 4 --dist worksteal
+	@$(BIN)/python -m pytest -m engine
+endif
 
 .PHONY: lint
 lint: $(DEV_STAMP)

@@ -162,9 +162,11 @@ def test_a_client_that_goes_away_frees_its_place_at_once(server: Server) -> None
 
     streams: list[Any] = []
     # Two workers with four places each; who gets which worker is chance.
-    answers = [follow(streams) for _ in range(24)]
+    answers: list[int] = []
+    while answers.count(200) < 8 and len(answers) < 500:
+        answers.append(follow(streams))
     assert answers.count(200) == 8
-    assert set(answers) == {200, 503}
+    assert follow(streams) == 503
     for opened, stream in streams:
         stream.__exit__(None, None, None)
         opened.close()

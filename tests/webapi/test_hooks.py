@@ -120,27 +120,30 @@ def test_a_form_is_read_as_github_sends_it(api: Api) -> None:
     assert answer.json == {"status": "ignored"}
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        github(PUSH + b" "),
-        github(PUSH, secret="another-secret-of-somebody"),
-        {"X-Hub-Signature-256": "sha256=" + "0" * 63},
-        {"X-Hub-Signature": "sha1=" + hmac.new(HOOK_SECRET.encode(), PUSH, "sha1").hexdigest()},
-        {"X-Gitlab-Token": HOOK_SECRET + "x"},
-        {"X-Gitlab-Token": "é" * 20},
-        {"Authorization": f"Bearer {HOOK_SECRET}"},
-        standard(PUSH, HOOK_SECRET.encode(), at=time.time() - TOLERANCE_S - 5),
-        standard(PUSH, HOOK_SECRET.encode(), at=time.time() + TOLERANCE_S + 60),
-        {**standard(PUSH, HOOK_SECRET.encode()), "webhook-id": "msg_2"},
-        {**standard(PUSH, HOOK_SECRET.encode()), "webhook-timestamp": "soon"},
-        {**standard(PUSH, HOOK_SECRET.encode()), "webhook-signature": "v1,%%%"},
-    ],
-)
-def test_who_proves_no_secret_is_told_nothing_and_starts_nothing(api: Api, headers: dict[str, str]) -> None:
+def _unproved() -> dict[str, dict[str, str]]:
+    """Give what proves nothing, by what is wrong with it. Made when it is sent: times in it go stale."""
+    good = standard(PUSH, HOOK_SECRET.encode())
+    return {
+        "nothing": {},
+        "another body": github(PUSH + b" "),
+        "another secret": github(PUSH, secret="another-secret-of-somebody"),
+        "a short digest": {"X-Hub-Signature-256": "sha256=" + "0" * 63},
+        "sha1": {"X-Hub-Signature": "sha1=" + hmac.new(HOOK_SECRET.encode(), PUSH, "sha1").hexdigest()},
+        "another token": {"X-Gitlab-Token": HOOK_SECRET + "x"},
+        "no ASCII": {"X-Gitlab-Token": "é" * 20},
+        "a bearer": {"Authorization": f"Bearer {HOOK_SECRET}"},
+        "too old": standard(PUSH, HOOK_SECRET.encode(), at=time.time() - TOLERANCE_S - 5),
+        "too new": standard(PUSH, HOOK_SECRET.encode(), at=time.time() + TOLERANCE_S + 60),
+        "another id": {**good, "webhook-id": "msg_2"},
+        "no time": {**good, "webhook-timestamp": "soon"},
+        "no signature": {**good, "webhook-signature": "v1,%%%"},
+    }
+
+
+@pytest.mark.parametrize("what", list(_unproved()))
+def test_who_proves_no_secret_is_told_nothing_and_starts_nothing(api: Api, what: str) -> None:
     before = api.parts.ledger.nudges()
-    answer = deliver(api, headers)
+    answer = deliver(api, _unproved()[what])
     assert answer.status_code == 401
     assert answer.json["error"]["details"] == {}
     assert HOOK_SECRET not in answer.text
@@ -169,7 +172,8 @@ def test_without_a_secret_there_are_no_webhooks(api: Api) -> None:
 @pytest.mark.parametrize("text", ["", "short", "a b c d e f g h i j", "x" * 2000])
 def test_a_secret_that_cannot_be_one_opens_nothing(api: Api, text: str, caplog: pytest.LogCaptureFixture) -> None:
     (api.folder / "hook-secret").write_text(text)
-    answer = deliver(api, {"X-Gitlab-Token": text or "x"})
+    with caplog.at_level("WARNING", logger="webapi.hooks"):  # an engine's libraries set the root logger's level
+        answer = deliver(api, {"X-Gitlab-Token": text or "x"})
     assert answer.status_code == 503
     assert "16 to 1024" in caplog.text
     (api.folder / "hook-secret").unlink()
