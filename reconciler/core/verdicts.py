@@ -16,7 +16,7 @@ from datetime import datetime
 
 from reconciler.core.cases import LONGEST_MESSAGE, Case, CaseId, Stages, Verdict
 from reconciler.core.desired import Wanted, Withheld
-from reconciler.core.entities import ChangeKind, FileChange, HoldKind, Record, State
+from reconciler.core.entities import ChangeKind, FileChange, Record, State
 from reconciler.core.plan import Action, Hold, Keep, Refuse, Remove, Scale, Settle, Start
 from reconciler.spec import ServingSpec, SpecRejected
 
@@ -104,9 +104,6 @@ def _open(docket: _Docket, seen: Seen, exists: Collection[CaseId], before: Mappi
         if ask.change.held is not None:
             if is_new:
                 docket.close(case, Verdict.HELD, ask.change.held)
-        elif (why := _forbidden(seen.wanted.get(key), sha)) is not None:
-            if is_new:
-                docket.close(case, Verdict.HELD, why)
         elif ask.says is None:
             if not seen.rewritten:
                 docket.supersede(key, sha)
@@ -183,22 +180,14 @@ def _advanced(case: Case, action: Action | None, record: Record | None, now: dat
             return case  # it waits: for room, or for whatever else a plan may know
 
 
-def _forbidden(want: Wanted | None, sha: str) -> str | None:
-    """Say why a policy keeps a commit from counting, None where none does."""
-    if want is None or not isinstance(want.spec, Withheld) or want.newer is None or want.newer.sha != sha:
-        return None
-    return want.spec.message if want.spec.kind is HoldKind.POLICY else None
-
-
 def _held(case: Case, want: Wanted | None, record: Record | None, now: datetime) -> Case | None:
-    """Say what keeps a case from counting, None where nothing does. Only a policy ends it: all else passes."""
+    """Say what keeps a case from counting for now, None where nothing does: it stays open."""
     if want is None or not isinstance(want.spec, Withheld):
         return None
     if record is not None and record.spec is not None and case.commit.sha == record.commit.sha:
         return None  # it is what was accepted
-    verdict = Verdict.HELD if want.spec.kind is HoldKind.POLICY else None
     stages = replace(case.stages, planned=case.stages.planned or now)
-    return replace(case, verdict=verdict, message=_cut(want.spec.message), stages=stages)
+    return replace(case, message=_cut(want.spec.message), stages=stages)
 
 
 def _removed(case: Case, action: Action | None, record: Record | None, now: datetime, applied_at: datetime) -> Case:

@@ -382,8 +382,9 @@ def test_a_change_that_is_held_for_now_stays_open_and_says_why(kind: HoldKind) -
 
 
 def test_a_change_that_a_policy_holds_is_held_for_good_and_what_loads_goes_on() -> None:
-    loading = opened("a")
-    found = a_pass(ask("b", B), cases=[loading], before=runs_a(), wants=withheld(HoldKind.POLICY, "b"), **keeps())
+    loading, forbidden = opened("a"), ask("b", B)
+    forbidden = replace(forbidden, change=replace(forbidden.change, held="why it waits"))
+    found = a_pass(forbidden, cases=[loading], before=runs_a(), wants=wants(A, "a"), **keeps())
     assert verdicts(found) == {"b": Verdict.HELD, "a": Verdict.APPLIED}
     assert found["b"].message == "why it waits"
 
