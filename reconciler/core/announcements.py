@@ -11,12 +11,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
 from reconciler.core.cases import Case, Verdict, worst
 from reconciler.core.entities import Event, EventType
+from reconciler.core.times import iso
 
 STATUSES = "statuses"
 """The destination of commit statuses. Those of notifications are `hook:<name>`."""
@@ -199,7 +200,7 @@ def _of_event(source: str, event: Event, place: int) -> tuple[str, str, dict[str
         "event_type": event.event_type.value,
         "model_key": event.model_key or None,
         "user_id": event.user_id or None,
-        "created_at": _iso(event.created_at),
+        "created_at": iso(event.created_at),
         "commit": event.commit,
         "author": event.author,
         "source": event.source,
@@ -240,7 +241,7 @@ def _cloud_event(source: str, id_: str, kind: str, time: datetime, data: Mapping
         "source": source,
         "type": f"io.argus.{kind.lower()}",
         **subject,
-        "time": _iso(time),
+        "time": iso(time),
         "datacontenttype": "application/json",
         "data": data,
     }
@@ -257,7 +258,3 @@ def _plain(text: str) -> str:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode(errors="replace")).hexdigest()[:32]
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -28,6 +28,7 @@ from reconciler.core.entities import (
     State,
     Tree,
 )
+from reconciler.core.model_events import event_of
 from reconciler.spec import ServingSpec
 
 _GONE = {State.DELETING, State.DELETED}
@@ -121,9 +122,9 @@ def events(before: Mapping[str, Record], after: Mapping[str, Record], now: datet
         had = before[key].held if key in before else None
         held = record.held
         if held is not None and (had is None or (had.kind, had.commit.sha) != (held.kind, held.commit.sha)):
-            told.append(_event(record, EventType.CHANGE_HELD, held.commit, held, now))
+            told.append(_told(record, EventType.CHANGE_HELD, held.commit, held, now))
         elif had is not None and held is None:
-            told.append(_event(record, EventType.CHANGE_RELEASED, record.commit, had, now))
+            told.append(_told(record, EventType.CHANGE_RELEASED, record.commit, had, now))
     return tuple(told)
 
 
@@ -138,15 +139,7 @@ def _first_seen(record: Record) -> Commit | None:
     return record.held.commit if record.held is not None and record.held.removes else None
 
 
-def _event(record: Record, event_type: EventType, commit: Commit, held: Held, now: datetime) -> Event:
+def _told(record: Record, event_type: EventType, commit: Commit, held: Held, now: datetime) -> Event:
     told = {"kind": held.kind.value, "message": held.message, "removes": held.removes}
-    return Event(
-        event_type=event_type,
-        model_key=record.identity.model_key,
-        user_id=record.identity.user_id,
-        created_at=now,
-        commit=commit.sha,
-        author=commit.author,
-        source=commit.source,
-        payload=told if event_type is EventType.CHANGE_HELD else {"kind": held.kind.value},
-    )
+    payload = told if event_type is EventType.CHANGE_HELD else {"kind": held.kind.value}
+    return event_of(record, event_type, commit, now, **payload)

@@ -26,6 +26,7 @@ from reconciler.core.entities import (
     Workload,
 )
 from reconciler.core.estimates import Load, measured
+from reconciler.core.model_events import event_of
 from reconciler.core.plan import Action, Hold, Idle, Keep, Plan, Refuse, Remove, Scale, Settle, Start, Wait
 from reconciler.core.retry import next_failure
 from reconciler.core.room import is_changing
@@ -150,11 +151,11 @@ def _answers(record: Record, applied: Workload, commit: Commit, now: datetime) -
     if took_over:
         load = _load(record, now)
         took = {"load_s": load.seconds} if load else {}
-        return up, _event(record, EventType.DEPLOY_SUCCEEDED, commit, now, replicas=applied.num_replicas, **took)
+        return up, event_of(record, EventType.DEPLOY_SUCCEEDED, commit, now, replicas=applied.num_replicas, **took)
     if before is not None and before.num_replicas != applied.num_replicas:
         sizes = {"from": before.num_replicas, "to": applied.num_replicas}
-        return up, _event(record, EventType.SCALE_SUCCEEDED, commit, now, num_replicas=sizes)
-    return up, _event(record, EventType.RECOVERED, commit, now, replicas=applied.num_replicas)
+        return up, event_of(record, EventType.SCALE_SUCCEEDED, commit, now, num_replicas=sizes)
+    return up, event_of(record, EventType.RECOVERED, commit, now, replicas=applied.num_replicas)
 
 
 def _failed(
@@ -173,14 +174,14 @@ def _failed(
         applied=None,
         since=None,
     )
-    return down, _event(record, EventType.DEPLOY_FAILED, commit, now, **_attempt(failure))
+    return down, event_of(record, EventType.DEPLOY_FAILED, commit, now, **_attempt(failure))
 
 
 def _lost(record: Record, reason: str, now: datetime) -> tuple[Record, Event | None]:
     if record.state is not State.RUNNING or record.serving != record.applied or record.applied_commit is None:
         return record, None
     down = replace(record, state=State.DEPLOYING, error_summary=reason, since=now)
-    return down, _event(record, EventType.REPLICAS_LOST, record.applied_commit, now, reason=reason)
+    return down, event_of(record, EventType.REPLICAS_LOST, record.applied_commit, now, reason=reason)
 
 
 def _load(record: Record, now: datetime) -> Load | None:
@@ -255,7 +256,7 @@ def _decide(record: Record, action: Action, now: datetime, delays_s: Sequence[fl
         case Scale(workload, commit):
             before = record.applied.num_replicas if record.applied else 0
             sizes = {"from": before, "to": workload.num_replicas}
-            return _scale(record, workload, commit, now), _event(
+            return _scale(record, workload, commit, now), event_of(
                 record, EventType.SCALE_STARTED, commit, now, num_replicas=sizes
             )
         case Settle(workload):
@@ -263,7 +264,7 @@ def _decide(record: Record, action: Action, now: datetime, delays_s: Sequence[fl
         case Refuse(workload, version, commit, reason):
             failure = next_failure(record.failure, version, reason, now, delays_s)
             refused = replace(_going_on(record, workload), failure=failure, error_summary=reason, waiting=None)
-            return refused, _event(record, EventType.DEPLOY_FAILED, commit, now, **_attempt(failure))
+            return refused, event_of(record, EventType.DEPLOY_FAILED, commit, now, **_attempt(failure))
         case Wait():
             return _wait(record, action, now), None
         case Hold():
@@ -301,7 +302,7 @@ def _start(record: Record, start: Start, now: datetime) -> tuple[Record, Event]:
     )
     changes = {"version": new.version, "replicas": new.num_replicas, "surge": new.surge}
     changes |= {name: value for name, value in told.items() if value is not None}
-    return started, _event(record, EventType.DEPLOY_STARTED, start.commit, now, **changes)
+    return started, event_of(record, EventType.DEPLOY_STARTED, start.commit, now, **changes)
 
 
 def _scale(record: Record, workload: Workload, commit: Commit, now: datetime) -> Record:
@@ -348,7 +349,7 @@ def _hold(record: Record, hold: Hold, now: datetime) -> tuple[Record, Event | No
     # Told once: when it is the cluster that is too small, and again where the numbers are others.
     if hold.waiting is None or hold.waiting == record.waiting:
         return held, None
-    return held, _event(record, EventType.DEPLOY_FAILED, hold.commit, now, message=hold.reason)
+    return held, event_of(record, EventType.DEPLOY_FAILED, hold.commit, now, message=hold.reason)
 
 
 def _going_on(record: Record, workload: Workload | None) -> Record:
@@ -375,13 +376,13 @@ def _settle(record: Record, workload: Workload | None, now: datetime) -> tuple[R
         since=None if _still_up(record) else now,
         waiting=None,
     )
-    return back, _event(record, EventType.ROLLED_BACK, record.commit, now, serving_commit=record.serving_commit.sha)
+    return back, event_of(record, EventType.ROLLED_BACK, record.commit, now, serving_commit=record.serving_commit.sha)
 
 
 def _remove(record: Record, now: datetime) -> tuple[Record, Event | None]:
     if record.deployment is None and record.applied is None:
         gone = replace(record, state=State.DELETED, error_summary=None)
-        return gone, _event(record, EventType.DELETED, record.commit, now)
+        return gone, event_of(record, EventType.DELETED, record.commit, now)
     return replace(record, state=State.DELETING, applied=None, error_summary=None, waiting=None, since=None), None
 
 
@@ -409,16 +410,3 @@ def _still_wrong(record: Record) -> str | None:
 def _visible(record: Record) -> tuple[Any, ...]:
     known = (record.commit.sha, record.state, record.error_summary, record.serving_commit, record.applied, record.spec)
     return (*known, record.held)
-
-
-def _event(record: Record, event_type: EventType, commit: Commit, now: datetime, **payload: Any) -> Event:
-    return Event(
-        event_type=event_type,
-        model_key=record.identity.model_key,
-        user_id=record.identity.user_id,
-        created_at=now,
-        commit=commit.sha,
-        author=commit.author,
-        source=commit.source,
-        payload=payload,
-    )

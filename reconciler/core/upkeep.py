@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from reconciler.core.times import iso
+
 WINDOW = timedelta(minutes=5)
 MOST_CORRECTIONS = 3
 """So often in a `WINDOW` is one thing put right; the next difference begins a pause."""
@@ -84,7 +86,7 @@ class Upkeep:
 
 def text_of(at: datetime | None) -> str | None:
     """Write a moment as users see it."""
-    return at.isoformat().replace("+00:00", "Z") if at is not None else None
+    return iso(at) if at is not None else None
 
 
 def _time(text: str | None) -> datetime | None:
