@@ -9,8 +9,8 @@ from enum import IntEnum
 from typing import Any
 
 HEAD = (
-    "| what | requests | failed | cut | longest gap | next answer after | wanted again after | writes | data lost "
-    "| verdict |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    "| what | requests | failed | cut | longest wait | longest gap | next answer after | wanted again after | writes "
+    "| data lost | verdict |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
 GAP_TIMES = 2.0
@@ -81,6 +81,7 @@ class Expectation:
 class Outcome:
     """One act's row. Times in seconds; `next_s` None where nobody lost a request, infinite where nobody came back.
 
+    `wait_s` is the longest that anybody waited for the first piece of an answer, `gap_s` for a later one.
     `skipped` is why the act could not be played, which is no failure; `judged` is False where nothing was promised;
     `failures` are some of the ways in which requests failed.
     """
@@ -90,6 +91,7 @@ class Outcome:
     requests: int = 0
     failed: int = 0
     cut: int = 0
+    wait_s: float = 0.0
     gap_s: float = 0.0
     next_s: float | None = None
     heal_s: float = 0.0
@@ -105,14 +107,22 @@ class Outcome:
     def row(self) -> str:
         """The row of a Markdown table."""
         if self.skipped is not None:
-            return f"| {self.what} |" + " |" * 8 + f" not played: {_cell(self.skipped)} |"
+            return f"| {self.what} |" + " |" * 9 + f" not played: {_cell(self.skipped)} |"
         after = "" if self.next_s is None else "never" if math.isinf(self.next_s) else f"{self.next_s:.1f} s"
         writes = f"{self.writes}" + (f", {self.writes_failed} refused" if self.writes_failed else "")
         verdict = "; ".join(_cell(problem) for problem in self.problems) or ("as promised" if self.judged else "")
-        return (
-            f"| {self.what} | {self.requests} | {self.failed} | {self.cut} | {self.gap_s * 1000:.0f} ms | {after} "
-            f"| {self.heal_s:.1f} s | {writes} | {', '.join(self.lost) or 'nothing'} | {verdict} |"
-        )
+        cells = [
+            self.what,
+            *(str(count) for count in (self.requests, self.failed, self.cut)),
+            _short(self.wait_s),
+            _short(self.gap_s),
+            after,
+            f"{self.heal_s:.1f} s",
+            writes,
+            ", ".join(self.lost) or "nothing",
+            verdict,
+        ]
+        return f"| {' | '.join(cells)} |"
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -156,6 +166,7 @@ def outcome(
     """
     during = [one for one in requests if one.ended >= times.began and one.began <= times.ended]
     failed = [one for one in during if one.problem is not None]
+    waits = [one.first - one.began for one in during if one.first is not None and one.first >= times.began]
     gaps = [one.gap for one in during if times.began <= one.gap_at <= times.ended]
     written = [one for one in writes if one.ended >= times.began and one.began <= times.ended]
     seen = Outcome(
@@ -164,6 +175,7 @@ def outcome(
         requests=len(during),
         failed=len(failed),
         cut=sum(one.first is not None for one in failed),
+        wait_s=max(waits, default=0.0),
         gap_s=max(gaps, default=0.0),
         next_s=_next_answer(failed, requests),
         heal_s=times.healed - times.began,
@@ -239,6 +251,11 @@ def _next_answer(failed: Iterable[Request], requests: Sequence[Request]) -> floa
         after = (first for first in whole.get(one.client, ()) if first > one.ended)
         waits.append(min(after, default=math.inf) - one.ended)
     return max(waits, default=None)
+
+
+def _short(seconds: float) -> str:
+    """Give a time from milliseconds to minutes so that it is read at a glance."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def _cell(text: str, limit: int = 300) -> str:

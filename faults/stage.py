@@ -174,19 +174,20 @@ class Stage:
     def until_running(self, name: str) -> None:
         """Wait until what answers is what is wanted, with no replica too many."""
         seen: dict[str, Any] = {}
+        self.wait(lambda: self.is_running(name, seen), lambda: f"{name} has the replicas {self.replicas(name)}: {seen}")
 
-        def is_as_wanted() -> bool:
-            try:
-                seen.update(_good(self._admin.get(f"/serve/models/{self.keys[name]}")))
-            except (AssertionError, httpx.HTTPError) as error:
-                seen["error"] = str(error)
-                return False
-            model, deployment = seen["model"], seen["serve_status"]["deployment"] or {}
-            wanted = int(model["num_replicas"])
-            answers = model["state"] == "RUNNING" and model["serving_commit"] == model["commit"]
-            return bool(answers and deployment.get("running") == wanted == len(self.replicas(name)))
-
-        self.wait(is_as_wanted, lambda: f"{name} has the replicas {self.replicas(name)}: {seen}")
+    def is_running(self, name: str, seen: dict[str, Any] | None = None) -> bool:
+        """Say whether what answers is what is wanted, with no replica too many. What was `seen` is left there."""
+        seen = {} if seen is None else seen
+        try:
+            seen.update(_good(self._admin.get(f"/serve/models/{self.keys[name]}")))
+        except (AssertionError, httpx.HTTPError) as error:
+            seen["error"] = str(error)
+            return False
+        model, deployment = seen["model"], seen["serve_status"]["deployment"] or {}
+        wanted = int(model["num_replicas"])
+        answers = model["state"] == "RUNNING" and model["serving_commit"] == model["commit"]
+        return bool(answers and deployment.get("running") == wanted == len(self.replicas(name)))
 
     def says(self, name: str) -> str:
         """Chat with a model, through the official client. It is asked by its name: the API may be away."""

@@ -26,7 +26,7 @@ def judge(expected: Expectation | None, *requests: Request, **more: object) -> O
 def test_an_act_that_nobody_notices_is_as_promised() -> None:
     seen = judge(STRICT, WHOLE, AFTER, writes=[WRITTEN])
     assert (seen.requests, seen.failed, seen.cut, seen.writes, seen.problems) == (2, 0, 0, 1, ())
-    assert seen.row == "| an act | 2 | 0 | 0 | 50 ms |  | 10.0 s | 1 | nothing | as promised |"
+    assert seen.row == "| an act | 2 | 0 | 0 | 1000 ms | 50 ms |  | 10.0 s | 1 | nothing | as promised |"
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,13 @@ def test_only_what_overlaps_an_act_counts_for_it() -> None:
 
 def test_a_gap_before_the_act_is_not_the_acts() -> None:
     assert judge(STRICT, replace(WHOLE, gap=3.0, gap_at=99.0, began=95.0)).gap_s == 0.0
+
+
+def test_a_client_that_is_kept_waiting_and_answered_at_last_shows() -> None:
+    kept = replace(WHOLE, began=80.0, first=112.0, ended=113.0)
+    begun_before = replace(WHOLE, began=50.0, first=99.0, ended=103.0)
+    seen = judge(STRICT, kept, begun_before)
+    assert (seen.wait_s, "| 32 s |" in seen.row) == (32.0, True)
 
 
 def test_what_cannot_be_played_is_no_failure_and_says_why() -> None:
