@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import jsonschema_rs
+
+from tests.servers import Handler, serving
 
 APIS = Path(__file__).parent / "contracts" / "provider_apis"
 PREFIXES = {"github": "", "gitea": "/api/v1", "gitlab": "/api/v4"}
@@ -84,11 +84,9 @@ def receiver(tls: Path | None = None) -> Iterator[Receiver]:
     """Run a server that takes anything; `tls` is a certificate with its key."""
     found = Receiver()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    class Taking(Handler):
+        def do_POST(self) -> None:  # noqa: N802  http.server calls it so
+            raw = self.body()
             headers = {name.lower(): value for name, value in self.headers.items()}
             answer = found.take(Seen(self.path, headers, raw, _parsed(headers.get("content-type", ""), raw)))
             if answer.hang:
@@ -113,30 +111,11 @@ def receiver(tls: Path | None = None) -> Iterator[Receiver]:
                 self.end_headers()
                 self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            """Say nothing: a client that breaks off is what some tests are about."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    if tls is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(tls)
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    found.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        found.ending.set()
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
+    with serving(Taking, tls) as found.url:
+        try:
+            yield found
+        finally:
+            found.ending.set()
 
 
 @contextmanager

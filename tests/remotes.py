@@ -10,14 +10,12 @@ import os
 import pwd
 import shutil
 import socket
-import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from cryptography import x509
@@ -27,6 +25,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.processes import free_port
 from tests.repositories import ENVIRONMENT
+from tests.servers import Handler, serving
 
 SSHD = shutil.which("sshd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
 
@@ -55,20 +54,15 @@ def https_remote(folder: Path, root: Path, token: str) -> Iterator[HttpsRemote]:
     remote = HttpsRemote("", ca_file, {token})
     stopped = threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
+    class Backend(Handler):
+        def do_GET(self) -> None:  # noqa: N802  http.server calls it so
             self._serve()
 
-        def do_POST(self) -> None:
+        def do_POST(self) -> None:  # noqa: N802  http.server calls it so
             self._serve()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
 
         def _serve(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self.body()
             header = self.headers.get("Authorization", "")
             remote.seen.append(f"{self.command} {self.path}")
             while remote.silent.is_set() and not stopped.is_set():
@@ -104,27 +98,11 @@ def https_remote(folder: Path, root: Path, token: str) -> Iterator[HttpsRemote]:
             self.end_headers()
             self.wfile.write(content)
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 64
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            """Say nothing: a client that breaks off is what some tests are about."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain)
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    remote.url = f"https://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield remote
-    finally:
-        stopped.set()
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
+    with serving(Backend, chain) as remote.url:
+        try:
+            yield remote
+        finally:
+            stopped.set()
 
 
 def accept_pushes(repository: Path) -> None:

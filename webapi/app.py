@@ -11,10 +11,7 @@ from flask import Flask, Response, g, request
 
 from reconciler.settings import Settings
 from reconciler.shell.admin_token import admin_token
-from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, Outbox, SqlLedger, VerdictReader, open_ledger
-from reconciler.shell.signing_key import signature
-from reconciler.shell.source import GitSource
+from reconciler.shell.ledger import open_ledger
 from webapi import auth, commits, hooks, logs, openapi, parts, problems, readiness
 from webapi.brakes import brakes
 from webapi.docs import docs
@@ -26,7 +23,6 @@ from webapi.parts import Parts
 from webapi.planning import plans
 from webapi.rollback import rollback
 from webapi.status import status
-from webapi.store import SpecStore
 from webapi.suspending import suspending
 from webapi.users import users
 
@@ -38,22 +34,8 @@ def create_app(settings: Settings, on_lost_ledger: Callable[[], None] = lambda: 
 
     `on_lost_ledger` is called once where the ledger's file is lost: from then on every answer that needs it is 503.
     """
-    engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s, on_lost_ledger)
-    reader = LedgerReader(engine)
-    return assemble(
-        Parts(
-            settings=settings,
-            store=SpecStore(GitSource.from_settings(settings, reader.rulings), reader, sign=signature(settings)),
-            folders=DiskModelFolders(settings.private_root),
-            reader=reader,
-            verdicts=VerdictReader(engine),
-            accounts=Accounts(engine),
-            ledger=SqlLedger(engine),
-            engine_log=EngineLog(engine),
-            outbox=Outbox(engine),
-            admin_token=admin_token(settings),
-        )
-    )
+    ledger = open_ledger(settings.ledger_url, settings.ledger.timeout_s, on_lost_ledger)
+    return assemble(Parts.from_settings(settings, ledger, admin_token(settings)))
 
 
 def assemble(platform: Parts) -> Flask:

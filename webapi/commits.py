@@ -18,7 +18,7 @@ from flask import Flask, current_app
 from reconciler.core.cases import Case, Stages, Verdict, stages_of, worst
 from reconciler.core.entities import ChangeKind, Commit, FileChange, State
 from reconciler.shell.source import Past
-from webapi import openapi, paging, schemas
+from webapi import commit_schemas, openapi, paging, schemas
 from webapi.auth import Caller, caller
 from webapi.parts import Parts, parts
 from webapi.problems import Conflict, NotFound
@@ -40,7 +40,7 @@ def install(app: Flask, threads: int) -> None:
 @commits.get(
     "/commits",
     summary="List commits with their verdicts",
-    responses=openapi.answers(HTTPStatus.OK, schemas.CommitList, HTTPStatus.BAD_REQUEST),
+    responses=openapi.answers(HTTPStatus.OK, commit_schemas.CommitList, HTTPStatus.BAD_REQUEST),
 )
 def list_commits(query: schemas.PageQuery) -> dict[str, Any]:
     """List the commits that touched one's own spec files (for the admin: any), newest first.
@@ -52,17 +52,17 @@ def list_commits(query: schemas.PageQuery) -> dict[str, Any]:
     found = parts().verdicts.page(user_id, query.limit + 1, before)
     items = [_view(cases[0].commit, cases) for _, cases in found[: query.limit]]
     more = paging.cursor_to((str(found[query.limit - 1][0]),)) if len(found) > query.limit else None
-    return schemas.CommitList(items=items, next_cursor=more).model_dump(mode="json")
+    return commit_schemas.CommitList(items=items, next_cursor=more).model_dump(mode="json")
 
 
 @commits.get(
     "/commits/<sha>",
     summary="Show what became of a commit",
     responses=openapi.answers(
-        HTTPStatus.OK, schemas.CommitView, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT
+        HTTPStatus.OK, commit_schemas.CommitView, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT
     ),
 )
-def read_commit(path: schemas.CommitPath, query: schemas.WaitQuery) -> dict[str, Any]:
+def read_commit(path: commit_schemas.CommitPath, query: commit_schemas.WaitQuery) -> dict[str, Any]:
     """Show a commit's verdict, that on each file, and the stages it went through.
 
     With `wait`, the answer comes when the verdict is there. A commit that is not known yet is waited for, too.
@@ -82,8 +82,8 @@ def read_commit(path: schemas.CommitPath, query: schemas.WaitQuery) -> dict[str,
 
 
 def _wait(
-    platform: Parts, asking: Caller, prefix: str, found: schemas.CommitView | None, deadline: float
-) -> schemas.CommitView | None:
+    platform: Parts, asking: Caller, prefix: str, found: commit_schemas.CommitView | None, deadline: float
+) -> commit_schemas.CommitView | None:
     """Look again until a commit is judged or the time is up, at git only where the ledger does not know it yet."""
     base = -1  # a pass may have ended since `found` was read
     while (found is None or found.state == "open") and time.monotonic() < deadline:
@@ -94,7 +94,7 @@ def _wait(
     return found
 
 
-def _find(platform: Parts, asking: Caller, prefix: str) -> schemas.CommitView | None:
+def _find(platform: Parts, asking: Caller, prefix: str) -> commit_schemas.CommitView | None:
     """Give the commit that begins with `prefix` as the caller may see it. Raises Conflict where it is not the only one.
 
     The revision is read before the cases: a pass that ends in between then makes a commit look open, never judged.
@@ -149,9 +149,9 @@ def _implied_case(platform: Parts, change: FileChange, later: FileChange | None,
     )
 
 
-def _view(commit: Commit, cases: Sequence[Case]) -> schemas.CommitView:
+def _view(commit: Commit, cases: Sequence[Case]) -> commit_schemas.CommitView:
     verdict = worst(case.verdict for case in cases)
-    return schemas.CommitView(
+    return commit_schemas.CommitView(
         sha=commit.sha,
         author=commit.author,
         subject=commit.subject,
@@ -163,8 +163,8 @@ def _view(commit: Commit, cases: Sequence[Case]) -> schemas.CommitView:
     )
 
 
-def _file(case: Case) -> schemas.CommitFile:
-    return schemas.CommitFile(
+def _file(case: Case) -> commit_schemas.CommitFile:
+    return commit_schemas.CommitFile(
         path=case.path,
         model_key=case.model_key,
         verdict=case.verdict,
@@ -176,8 +176,8 @@ def _file(case: Case) -> schemas.CommitFile:
     )
 
 
-def _stages(stages: Stages) -> schemas.CommitStages:
-    return schemas.CommitStages(
+def _stages(stages: Stages) -> commit_schemas.CommitStages:
+    return commit_schemas.CommitStages(
         committed=stages.committed,
         seen=stages.seen,
         planned=stages.planned,

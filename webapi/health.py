@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from webapi import openapi, readiness, schemas
+from webapi import openapi, readiness, schemas, status_schemas
 
 health = openapi.blueprint("health", prefix=openapi.PREFIX, about="Signs of life.", security=())
 
@@ -13,26 +13,26 @@ health = openapi.blueprint("health", prefix=openapi.PREFIX, about="Signs of life
 @health.get(
     "/healthz",
     summary="Say that the API is alive",
-    responses={HTTPStatus.OK: schemas.HealthView, HTTPStatus.INTERNAL_SERVER_ERROR: schemas.ErrorBody},
+    responses={HTTPStatus.OK: status_schemas.HealthView, HTTPStatus.INTERNAL_SERVER_ERROR: schemas.ErrorBody},
 )
 def read_health() -> dict[str, Any]:
     """Answer as long as this process takes requests. It asks nobody."""
-    return schemas.HealthView(status="ok").model_dump()
+    return status_schemas.HealthView(status="ok").model_dump()
 
 
 @health.get(
     "/readyz",
     summary="Say whether the API can do its work",
     responses={
-        HTTPStatus.OK: schemas.ReadyView,
-        HTTPStatus.SERVICE_UNAVAILABLE: schemas.ReadyView,
+        HTTPStatus.OK: status_schemas.ReadyView,
+        HTTPStatus.SERVICE_UNAVAILABLE: status_schemas.ReadyView,
         HTTPStatus.INTERNAL_SERVER_ERROR: schemas.ErrorBody,
     },
 )
 def read_readiness() -> tuple[dict[str, Any], int]:
     """Say whether the ledger and the spec repository answer: 200, or 503 with the reasons. It takes 2 s at most."""
     found = readiness.troubles()
-    view = schemas.ReadyView(
+    view = status_schemas.ReadyView(
         status="not_ready" if any(found.values()) else "ready",
         checks={name: trouble is None for name, trouble in found.items()},
         reasons=[trouble for trouble in found.values() if trouble is not None],

@@ -8,7 +8,7 @@ from typing import Any
 
 from reconciler.core.cases import Verdict
 from reconciler.core.entities import FileChange, Identity
-from webapi import openapi, paging, reading, schemas
+from webapi import history_schemas, model_schemas, openapi, paging, reading
 from webapi.auth import caller
 from webapi.models import no_such_model
 from webapi.parts import Parts, parts
@@ -24,9 +24,11 @@ _COUNTED_FROM = 10**9
 @history.get(
     "/models/<model_key>/history",
     summary="Show a model's history",
-    responses=openapi.answers(HTTPStatus.OK, schemas.ModelHistory, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND),
+    responses=openapi.answers(
+        HTTPStatus.OK, history_schemas.ModelHistory, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND
+    ),
 )
-def list_model_history(path: schemas.ModelPath, query: schemas.HistoryQuery) -> dict[str, Any]:
+def list_model_history(path: model_schemas.ModelPath, query: history_schemas.HistoryQuery) -> dict[str, Any]:
     """List the commits that touched the model's file, newest first, from the one that brought it."""
     platform = parts()
     changes = _changes(platform, path.model_key)
@@ -39,7 +41,7 @@ def list_model_history(path: schemas.ModelPath, query: schemas.HistoryQuery) -> 
     diffs = platform.store.diffs(shown)
     verdicts = platform.verdicts.of_model(path.model_key, [change.commit.sha for change in shown])
     items = [_view(change, diffs.get(change.commit.sha), verdicts.get(change.commit.sha)) for change in shown]
-    return schemas.ModelHistory(items=items, next_cursor=page.next_cursor).model_dump(mode="json")
+    return history_schemas.ModelHistory(items=items, next_cursor=page.next_cursor).model_dump(mode="json")
 
 
 def _changes(platform: Parts, model_key: str) -> Sequence[FileChange]:
@@ -57,9 +59,9 @@ def _known(platform: Parts, model_key: str) -> Identity | None:
     return model.identity if model is not None else None
 
 
-def _view(change: FileChange, diff: str | None, verdict: Verdict | None) -> schemas.HistoryItem:
+def _view(change: FileChange, diff: str | None, verdict: Verdict | None) -> history_schemas.HistoryItem:
     commit = change.commit
-    return schemas.HistoryItem(
+    return history_schemas.HistoryItem(
         sha=commit.sha,
         author=commit.author,
         committed_at=commit.committed_at,

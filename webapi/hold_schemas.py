@@ -4,27 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from webapi.schemas import UtcTime
+from webapi.schemas import Answer, Body, UtcTime
 
 Reason = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """One line of text."""
 
 
-class Request(BaseModel):
-    """Part of a request: unknown fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Answer(BaseModel):
-    """Part of an answer: a value."""
-
-    model_config = ConfigDict(frozen=True)
-
-
-class RemovalsAllowed(Request):
+class RemovalsAllowed(Body):
     """So many removals are meant."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"count": 5}})
@@ -38,7 +26,7 @@ class RemovalsAllowed(Request):
     reason: Reason | None = Field(default=None, description="For the commit's message.")
 
 
-class FreezeOverride(Request):
+class FreezeOverride(Body):
     """Why what is on the branch must not wait."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"reason": "customers cannot log in"}})
@@ -58,7 +46,7 @@ def _one_of_three(schema: dict[str, Any]) -> None:
     del schema["properties"]["all"]["default"]
 
 
-class Suspended(Request):
+class Suspended(Body):
     """Who is meant: exactly one of `model`, `user_id` and `all`."""
 
     model_config = ConfigDict(json_schema_extra=_one_of_three)

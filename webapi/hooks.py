@@ -26,7 +26,7 @@ from flask import Flask, current_app, request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
-from webapi import openapi, schemas
+from webapi import hook_schemas, openapi
 from webapi.nudging import Nudger
 from webapi.parts import Parts, parts
 from webapi.problems import Busy, NotFound, RequestProblem, Unauthenticated
@@ -147,7 +147,7 @@ def install(app: Flask, platform: Parts) -> None:
     ),
     responses=openapi.answers(
         HTTPStatus.ACCEPTED,
-        schemas.HookTaken,
+        hook_schemas.HookTaken,
         HTTPStatus.NOT_FOUND,
         HTTPStatus.REQUEST_TIMEOUT,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -168,7 +168,7 @@ def receive_push() -> tuple[dict[str, Any], int]:
     if status == "taken":
         parts().store.expect_news()
         desk.nudger.ask(NUDGE_PATIENCE_S)
-    return schemas.HookTaken(status=status).model_dump(), HTTPStatus.ACCEPTED
+    return hook_schemas.HookTaken(status=status).model_dump(), HTTPStatus.ACCEPTED
 
 
 def _proved(desk: _Desk) -> bytes | None:

@@ -24,7 +24,7 @@ from reconciler.core.entities import State
 from reconciler.core.log_lines import Line
 from reconciler.core.times import iso
 from reconciler.errors import LedgerUnreachable
-from webapi import openapi, reading, schemas
+from webapi import model_schemas, openapi, reading
 from webapi.auth import caller
 from webapi.parts import Parts, parts
 from webapi.problems import Busy, NotFound
@@ -82,7 +82,7 @@ def end_when(app: Flask, is_stopping: Callable[[], bool]) -> None:
         HTTPStatus.OK: _ANSWER,
     },
 )
-def read_logs(path: schemas.ModelPath, query: schemas.LogsQuery) -> Response:
+def read_logs(path: model_schemas.ModelPath, query: model_schemas.LogsQuery) -> Response:
     """Show the newest lines of all replicas of a model, also of those that failed or are gone.
 
     With `follow` further lines follow as they come, until the model is DELETED or the platform's time limit for one
@@ -157,7 +157,7 @@ def _is_deleted(platform: Parts, model_key: str) -> bool:
     return record is not None and record.state is State.DELETED
 
 
-def _wants_json_lines(query: schemas.LogsQuery) -> bool:
+def _wants_json_lines(query: model_schemas.LogsQuery) -> bool:
     if query.format is not None:
         return query.format == "ndjson"
     return request.accept_mimetypes.best_match([TEXT, LINES], TEXT) == LINES

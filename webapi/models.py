@@ -14,7 +14,7 @@ from reconciler.core.entities import SpecFile, State
 from reconciler.core.times import iso
 from reconciler.names import spec_path
 from reconciler.spec import LocalSource, Problem, ServingSpec, SpecRejected, parse, source_of
-from webapi import changes, conditions, openapi, paging, reading, schemas, views
+from webapi import changes, conditions, model_schemas, openapi, paging, reading, views
 from webapi.auth import caller, require_admin
 from webapi.bodies import read_json, read_spec
 from webapi.parts import Parts, parts
@@ -47,9 +47,9 @@ _SPEC_PROBLEMS = (
     "/models",
     summary="Create or update a model",
     openapi_extensions=openapi.spec_body(),
-    responses=openapi.answers(HTTPStatus.ACCEPTED, schemas.ModelWritten, *_SPEC_PROBLEMS),
+    responses=openapi.answers(HTTPStatus.ACCEPTED, model_schemas.ModelWritten, *_SPEC_PROBLEMS),
 )
-def write_model(query: schemas.OwnerQuery, header: schemas.CreateHeader) -> Reply:
+def write_model(query: model_schemas.OwnerQuery, header: model_schemas.CreateHeader) -> Reply:
     """Commit a spec exactly as it was sent. The same user and suffix again is an update of that model.
 
     A body that is in git already makes no commit; the answer then is the model's present state and commit.
@@ -79,9 +79,9 @@ def write_model(query: schemas.OwnerQuery, header: schemas.CreateHeader) -> Repl
 @models.get(
     "/models",
     summary="List models",
-    responses=openapi.answers(_OK, schemas.ModelList, _INVALID, HTTPStatus.FORBIDDEN),
+    responses=openapi.answers(_OK, model_schemas.ModelList, _INVALID, HTTPStatus.FORBIDDEN),
 )
-def list_models(query: schemas.ModelsQuery) -> dict[str, Any]:
+def list_models(query: model_schemas.ModelsQuery) -> dict[str, Any]:
     """List one's own models, oldest first. The admin may ask for a user's or for all (`all=true`)."""
     platform = parts()
     found, _ = reading.all_models(platform, _asked_for(query))
@@ -91,16 +91,16 @@ def list_models(query: schemas.ModelsQuery) -> dict[str, Any]:
     url = platform.settings.openai_base_url
     now = datetime.now(UTC)
     items = [views.serving_model(reading.with_spec(platform, model), url, now) for model in page.items]
-    answer = schemas.ModelList(items=items, openai_base_url=url, next_cursor=page.next_cursor)
+    answer = model_schemas.ModelList(items=items, openai_base_url=url, next_cursor=page.next_cursor)
     return answer.model_dump(mode="json")
 
 
 @models.get(
     "/models/<model_key>",
     summary="Show a model",
-    responses=openapi.answers(_OK, schemas.ModelDetail, _ABSENT),
+    responses=openapi.answers(_OK, model_schemas.ModelDetail, _ABSENT),
 )
-def read_model(path: schemas.ModelPath) -> Reply:
+def read_model(path: model_schemas.ModelPath) -> Reply:
     """Show a model with its resolved spec, its newest events and its deployment. DELETED models are kept as history.
 
     `ETag` is the content of the model's file; send it as `If-Match` to change only what was seen.
@@ -125,15 +125,15 @@ def read_model(path: schemas.ModelPath) -> Reply:
 @models.patch(
     "/models/<model_key>",
     summary="Scale or change a model",
-    openapi_extensions=openapi.json_body(schemas.SpecPatch),
-    responses=openapi.answers(_OK, schemas.ModelWritten, *_SPEC_PROBLEMS),
+    openapi_extensions=openapi.json_body(model_schemas.SpecPatch),
+    responses=openapi.answers(_OK, model_schemas.ModelWritten, *_SPEC_PROBLEMS),
 )
-def patch_model(path: schemas.ModelPath, header: schemas.MatchHeader) -> Reply:
+def patch_model(path: model_schemas.ModelPath, header: model_schemas.MatchHeader) -> Reply:
     """Change replicas, GPUs, engine arguments or how updates go (a JSON merge patch). Comments and order are kept."""
     platform = parts()
     condition = conditions.matching(header.if_match)
     file = own_file(platform, path.model_key)
-    patch = read_json(schemas.SpecPatch).model_dump(exclude_unset=True)
+    patch = read_json(model_schemas.SpecPatch).model_dump(exclude_unset=True)
     if not patch:
         fields = "num_replicas, gpus_per_replica, engine_kwargs or update_strategy"
         raise Invalid(f"the body names nothing to change; give {fields}")
@@ -163,10 +163,10 @@ def patch_model(path: schemas.ModelPath, header: schemas.MatchHeader) -> Reply:
     "/models/<model_key>",
     summary="Delete a model",
     responses=openapi.answers(
-        _OK, schemas.ModelWritten, _INVALID, _ABSENT, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED
+        _OK, model_schemas.ModelWritten, _INVALID, _ABSENT, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED
     ),
 )
-def delete_model(path: schemas.ModelPath, header: schemas.MatchHeader) -> Reply:
+def delete_model(path: model_schemas.ModelPath, header: model_schemas.MatchHeader) -> Reply:
     """Take a model's file out of the repository; the reconciler then takes the model down."""
     platform = parts()
     condition = conditions.matching(header.if_match)
@@ -201,7 +201,7 @@ def owner_of(platform: Parts, user_id: str | None) -> str:
     return asking.user_id
 
 
-def _asked_for(query: schemas.ModelsQuery) -> str | None:
+def _asked_for(query: model_schemas.ModelsQuery) -> str | None:
     """Say whose models are asked for, None for everybody's. Raises Forbidden."""
     asking = caller()
     if query.all:
@@ -228,7 +228,7 @@ def answer(platform: Parts, written: Written, state: State, status: HTTPStatus =
     assert identity is not None, "a spec's path has an identity"  # noqa: S101  SpecStore.write
     if written.changed and written.commit is not None:
         platform.nudge()
-        body = schemas.ModelWritten(model_key=identity.model_key, state=state, commit=written.commit)
+        body = model_schemas.ModelWritten(model_key=identity.model_key, state=state, commit=written.commit)
     else:
         model = reading.one_model(platform, identity.model_key)
         if model is None:

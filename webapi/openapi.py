@@ -20,7 +20,19 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from reconciler.spec import ServingSpec
-from webapi import bodies, hold_schemas, plan_schemas, schemas
+from webapi import (
+    bodies,
+    commit_schemas,
+    history_schemas,
+    hold_schemas,
+    hook_schemas,
+    model_schemas,
+    outbox_schemas,
+    plan_schemas,
+    schemas,
+    status_schemas,
+    user_schemas,
+)
 
 PREFIX = "/api/v2"
 
@@ -58,35 +70,35 @@ _SPEC_AS_JSON = {"model_id": "qwen-0.5b", "model_source": "$HOME/common/hf/demo"
 
 _REQUESTS: tuple[type[BaseModel], ...] = (
     ServingSpec,
-    schemas.SpecPatch,
-    schemas.NewUser,
-    schemas.RollbackRequest,
+    model_schemas.SpecPatch,
+    user_schemas.NewUser,
+    model_schemas.RollbackRequest,
     hold_schemas.FreezeOverride,
     hold_schemas.RemovalsAllowed,
     hold_schemas.Suspended,
     plan_schemas.PlanRequest,
 )
 _ANSWERS: tuple[type[BaseModel], ...] = (
-    schemas.CommitList,
-    schemas.CommitView,
+    commit_schemas.CommitList,
+    commit_schemas.CommitView,
     schemas.ErrorBody,
-    schemas.HealthView,
+    status_schemas.HealthView,
     hold_schemas.HeldRemovals,
     hold_schemas.HoldWritten,
-    schemas.HookTaken,
-    schemas.IssuedTokenView,
-    schemas.ModelDetail,
-    schemas.ModelHistory,
-    schemas.ModelList,
-    schemas.ModelWritten,
-    schemas.OutboxItem,
-    schemas.OutboxList,
+    hook_schemas.HookTaken,
+    user_schemas.IssuedTokenView,
+    model_schemas.ModelDetail,
+    history_schemas.ModelHistory,
+    model_schemas.ModelList,
+    model_schemas.ModelWritten,
+    outbox_schemas.OutboxItem,
+    outbox_schemas.OutboxList,
     plan_schemas.PlanView,
-    schemas.PlatformSummary,
-    schemas.ReadyView,
-    schemas.TokenList,
-    schemas.UserList,
-    schemas.UserView,
+    status_schemas.PlatformSummary,
+    status_schemas.ReadyView,
+    user_schemas.TokenList,
+    user_schemas.UserList,
+    user_schemas.UserView,
 )
 
 

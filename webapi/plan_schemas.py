@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reconciler.core.effects import Effect
 from reconciler.core.entities import HoldKind
+from webapi.schemas import SHA_EXAMPLE, Answer
 
 MOST_PLANNED = 100
 """How many files one request may plan."""
@@ -53,14 +54,8 @@ class PlanRequest(BaseModel):
     head: ObjectId | None = Field(
         default=None,
         description="A commit that was pushed to the repository, on any branch.",
-        examples=["8c1f0a5f3b0f4a1d9d0e6a7b5c4d3e2f1a0b9c8d"],
+        examples=[SHA_EXAMPLE],
     )
-
-
-class Answer(BaseModel):
-    """Part of an answer: a value."""
-
-    model_config = ConfigDict(frozen=True)
 
 
 class Amount(Answer):

@@ -14,7 +14,7 @@ from reconciler.core.entities import EventType, Identity, SpecFile, State
 from reconciler.shell.git import scrub
 from reconciler.shell.objects import object_id
 from reconciler.spec import SpecRejected, parse
-from webapi import conditions, openapi, schemas
+from webapi import conditions, model_schemas, openapi
 from webapi.auth import caller
 from webapi.bodies import read_json
 from webapi.models import Reply, answer, no_such_model, own_file, refuse_links_out
@@ -38,10 +38,10 @@ _SERVED = {EventType.DEPLOY_SUCCEEDED, EventType.SCALE_SUCCEEDED, EventType.RECO
 @rollback.post(
     "/models/<model_key>/rollback",
     summary="Roll a model back",
-    openapi_extensions=openapi.json_body(schemas.RollbackRequest),
+    openapi_extensions=openapi.json_body(model_schemas.RollbackRequest),
     responses=openapi.answers(
         HTTPStatus.ACCEPTED,
-        schemas.ModelWritten,
+        model_schemas.ModelWritten,
         HTTPStatus.BAD_REQUEST,
         HTTPStatus.FORBIDDEN,
         HTTPStatus.NOT_FOUND,
@@ -52,14 +52,14 @@ _SERVED = {EventType.DEPLOY_SUCCEEDED, EventType.SCALE_SUCCEEDED, EventType.RECO
         HTTPStatus.UNPROCESSABLE_ENTITY,
     ),
 )
-def roll_model_back(path: schemas.ModelPath, header: schemas.MatchHeader) -> Reply:
+def roll_model_back(path: model_schemas.ModelPath, header: model_schemas.MatchHeader) -> Reply:
     """Commit what the model's file said at `to`, or without `to` at the last commit that served and says otherwise.
 
     Where the file says that already, nothing is committed; the answer then is the model's present state and commit.
     """
     platform = parts()
     condition = conditions.matching(header.if_match)
-    asked = read_json(schemas.RollbackRequest)
+    asked = read_json(model_schemas.RollbackRequest)
     file = _file(platform, path.model_key)
     identity = file.identity
     if asked.to is None:

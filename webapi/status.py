@@ -10,7 +10,7 @@ from typing import Any
 from reconciler.core.delivery import BoxState
 from reconciler.core.entities import PLATFORM, State
 from reconciler.errors import SourceUnreachable
-from webapi import holding, openapi, reading, schemas, views
+from webapi import holding, openapi, reading, status_schemas, views
 from webapi.auth import require_admin
 from webapi.parts import Parts, parts
 
@@ -22,7 +22,7 @@ status = openapi.blueprint("status", prefix=openapi.PREFIX, about="The platform 
 @status.get(
     "/serve/status",
     summary="Show the platform's status",
-    responses=openapi.answers(HTTPStatus.OK, schemas.PlatformSummary, HTTPStatus.FORBIDDEN),
+    responses=openapi.answers(HTTPStatus.OK, status_schemas.PlatformSummary, HTTPStatus.FORBIDDEN),
 )
 def read_status() -> dict[str, Any]:
     """Show the application, the GPUs, the repository's revision, and how many models are in each state. Admin only.
@@ -40,7 +40,7 @@ def read_status() -> dict[str, Any]:
         fetched_at=platform.store.fetched_at(),
         trouble=trouble,
         holds=holds,
-        outbox=schemas.OutboxSummary(pending=waiting[BoxState.PENDING], dead=waiting[BoxState.DEAD]),
+        outbox=status_schemas.OutboxSummary(pending=waiting[BoxState.PENDING], dead=waiting[BoxState.DEAD]),
         events=[event for _, event in platform.reader.recent_events(PLATFORM, MOST_EVENTS)],
     )
     return summary.model_dump(mode="json")
@@ -48,7 +48,7 @@ def read_status() -> dict[str, Any]:
 
 def _repository(
     platform: Parts,
-) -> tuple[Counter[State], str | None, str | None, schemas.HoldsSummary | None]:
+) -> tuple[Counter[State], str | None, str | None, status_schemas.HoldsSummary | None]:
     """Count the models by state; with the branch's head, what is wrong with the repository, and what is held back."""
     try:
         models, tree = reading.all_models(platform, None)

@@ -4,8 +4,7 @@ Nothing is locked between two processes. A writer reads the head, makes a commit
 from that head; whoever was slower starts over. A writer that is killed leaves at most objects that nobody refers to, or
 git's own lock file on the branch, which is removed when it is old.
 
-Who a model is, history says, and where history was rewritten, the ledger (`core.rewrites`). Between a forced push and
-the loop's next pass this side works it out as the loop will.
+Who a model is, `identities` knows; what a commit looks like, `commit_objects`.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
-from reconciler.core import rewrites
-from reconciler.core.entities import Commit, Entry, FileChange, Identity, Record, Tree
-from reconciler.core.history import ACCEPT, API_EMAIL, API_NAME, PathChange, RawCommit
-from reconciler.core.identity import Carried, moment
+from reconciler.core.entities import Commit, Entry, FileChange, Identity, Tree
+from reconciler.core.history import ACCEPT, PathChange, RawCommit
 from reconciler.errors import ArgusError, Moved, SourceUnreachable
 from reconciler.names import RULES_FILE, split_path
-from reconciler.shell.git import STALE_LOCK_S, clean, scrub
+from reconciler.shell.git import STALE_LOCK_S, scrub
 from reconciler.shell.objects import FILE_MODE, FOLDER_MODE, Kind, TreeEntry, object_id, parse_tree, tree_with
 from reconciler.shell.source import GitSource, Past
+from webapi.commit_objects import commit_object, committed_at, tree_of
 from webapi.diffs import diffs
+from webapi.identities import Identities, Known
 
 T = TypeVar("T")
 
@@ -46,7 +45,6 @@ _LOOK_EVERY_S = 0.25
 
 _PATH = re.compile(r"(?:(?!\.{1,2}/|\.git/)[A-Za-z0-9._-]+/)+(?!\.{1,2}\Z|\.git\Z)[A-Za-z0-9._-]+\Z", re.IGNORECASE)
 _AUTHOR = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]*[A-Za-z0-9_-])?\Z")
-_COMMITTED_AT = re.compile(rb"^committer .*> ([0-9]{1,12}) [+-][0-9]{4}$", re.MULTILINE)
 
 Change: TypeAlias = Callable[[bytes | None], bytes | None]
 """What a file holds (None: no file) to what it is to hold (None: no file). May raise the caller's own errors."""
@@ -57,22 +55,6 @@ Subject: TypeAlias = str | Callable[[bytes | None, bytes | None], str]
 
 Condition: TypeAlias = Callable[[str | None], None]
 """Looks at the blob id of a file (None: no file) before it is changed, and raises what the caller wants raised."""
-
-
-class Known(Protocol):
-    """What the ledger knows of identities (`LedgerReader`). Every method raises LedgerUnreachable."""
-
-    def standing(self) -> tuple[str | None, str | None]:
-        """Give the revision that the loop last finished, and the one from which identities are carried over."""
-        ...
-
-    def carried(self) -> Carried | None:
-        """Give the identities that were carried over."""
-        ...
-
-    def models(self, user_id: str | None) -> Mapping[str, Record]:
-        """Give the models that live."""
-        ...
 
 
 class Overtaken(ArgusError):
@@ -161,9 +143,7 @@ class SpecStore:
         """
         self._source = source
         self._git = source.git
-        self._ledger = ledger
-        self._carried_since: str | None = None
-        self._judged: tuple[str, str | None] | None = None
+        self._identities = Identities(source, ledger)
         self._clock = clock
         self._stale_lock_s = stale_lock_s
         self._sign = sign
@@ -180,7 +160,7 @@ class SpecStore:
         A remote that does not answer is read as it was when it last did. Raises Unreachable.
         """
         tree = self._source.tree(max_age_s=READ_AGE_S)
-        return self._source.tree(max_age_s=math.inf) if self._settle_identities() else tree
+        return self._source.tree(max_age_s=math.inf) if self._identities.settle() else tree
 
     def reach(self) -> None:
         """See that the repository can be read, whatever the ledger knows of it. Raises SourceUnreachable."""
@@ -316,7 +296,7 @@ class SpecStore:
         if head is None:
             raise NotAFileError("the branch has no commit yet, so there is nothing to say something about")
         [found] = self._git.contents([head.id])
-        content, commit = self._commit_object(_tree_of(found), head.id, _committed_at(found), author, message)
+        content, commit = self._commit_object(tree_of(found), head.id, committed_at(found), author, message)
         self._git.write_objects([("commit", content)])
         if not self._source.publish(commit.sha, head.id):
             return None
@@ -346,43 +326,11 @@ class SpecStore:
             self._turn.release()
         raise Moved(f"branch {self._source.branch} kept moving for {self._source.timeout_s:g} s; try again")
 
-    def _settle_identities(self) -> bool:
-        """Read history under the identities and rulings that the ledger knows. Gives True where that changed anything.
-
-        Where the ledger stands at a revision that the branch no longer has, the loop's next pass will carry identities
-        over: what it will find is found here first, so that nobody is told of a model that never was.
-        """
-        if self._ledger is None:
-            return False
-        before = self._source.carried
-        revision, since = self._ledger.standing()
-        is_other = self._source.agree(revision)
-        if since != self._carried_since or (self._judged is not None and self._holds(revision)):
-            carried = self._ledger.carried()
-            self._source.carry(carried)
-            self._carried_since = carried.revision if carried is not None else None
-            self._judged = None
-        if revision is not None and not self._holds(revision):
-            self._source.tree(max_age_s=math.inf)  # what is on this disk
-            if not self._holds(revision):
-                self._judge(revision, self._source.tree())  # or else this mirror is behind
-        return is_other or self._source.carried is not before
-
-    def _holds(self, revision: str | None) -> bool:
-        return revision is None or self._source.holds(revision)
-
-    def _judge(self, revision: str, tree: Tree) -> None:
-        """Carry identities over from the loop's last revision, which is not on the branch of `tree` any more."""
-        if self._ledger is None or self._source.holds(revision) or self._judged == (revision, tree.revision):
-            return
-        self._source.carry(rewrites.carried_over(self._source.carried, self._ledger.models(None), tree, None))
-        self._judged = (revision, tree.revision)
-
     def _try(self, wanted: _Write) -> Written | None:
         """Write on top of the present head; None where the branch was no longer there in the end."""
         path, model_key = wanted.path, wanted.model_key
         self._source.fetch_for_write()
-        self._settle_identities()
+        self._identities.settle()
         self._source.refuse_if_doubtful()
         seen = self._source.healing(lambda: self._look(path))
         seen = self._as_it_counts(seen, path) if seen is not None else None
@@ -445,14 +393,14 @@ class SpecStore:
         commit, *contents = self._git.contents([head.id, *there, *small])
         trees = (*contents[: len(there)], *[b""] * (len(above) - len(there)))
         entries = [_entry(tree, child) for tree, child in zip(trees, [*folders, name], strict=True)]
-        if _tree_of(commit) != there[0] or [entry and entry.blob for entry in entries] != [
+        if tree_of(commit) != there[0] or [entry and entry.blob for entry in entries] != [
             found and found.id for found in [*above[1:], file]
         ]:
             return None
         content = None
         if file:
             content = contents[-1] if small else self._git.blobs([file.id], MAX_BLOB_BYTES)[file.id]
-        return _Seen(head.id, _committed_at(commit), trees, content, entries[-1], entries[-1])
+        return _Seen(head.id, committed_at(commit), trees, content, entries[-1], entries[-1])
 
     def _as_it_counts(self, seen: _Seen, path: str) -> _Seen | None:
         """Put what counts at a path in the place of what is held there; None where the branch has moved on.
@@ -501,24 +449,8 @@ class SpecStore:
         self, root: str, parent: str | None, parents_time: int, author: str, message: str
     ) -> tuple[bytes, Commit]:
         # Time never runs backwards along the branch, whatever the clocks of those who write say.
-        at, email = max(int(self._clock()), parents_time), f"{author.replace(' ', '.')}@users.argus"
-        lines = [
-            f"tree {root}",
-            *([f"parent {parent}"] if parent else []),
-            f"author {author} <{email}> {at} +0000",
-            f"committer {API_NAME} <{API_EMAIL}> {at} +0000",
-            "",
-            f"{message}\n",
-        ]
-        content = "\n".join(lines).encode()
-        if self._sign is not None:
-            content = self._sign(content)
-        sha = object_id("commit", content)
-        subject = clean(message.partition("\n")[0].encode())
-        commit = Commit(
-            sha=sha, author=author, committed_at=moment(str(at)), source="api", subject=subject, email=email
-        )
-        return content, commit
+        at = max(int(self._clock()), parents_time)
+        return commit_object(root, parent, at, author, message, sign=self._sign)
 
     def _unchanged(self, seen: _Seen, path: str) -> Written | None:
         """Say who last changed a file that stays as it is; None where the branch has moved on."""
@@ -550,15 +482,6 @@ def _entry(tree: bytes, name: str) -> Entry | None:
         if entry.name == name.encode():
             return Entry(entry.mode.decode().zfill(6), entry.id.hex())
     return None
-
-
-def _tree_of(commit: bytes) -> str:
-    return commit[5:45].decode(errors="replace")
-
-
-def _committed_at(commit: bytes) -> int:
-    found = _COMMITTED_AT.search(commit.partition(b"\n\n")[0])
-    return int(found[1]) if found else 0
 
 
 def _checked(path: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from reconciler.names import USER_ID_RULE, USERS_FOLDER, is_user_id
 from reconciler.yamlsafe import shown
-from webapi import openapi, paging, schemas
+from webapi import openapi, paging, schemas, user_schemas
 from webapi.auth import ADMIN, caller, require_admin
 from webapi.bodies import read_json
 from webapi.parts import Parts, parts
@@ -27,13 +27,15 @@ _BODY = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
 @users.post(
     "/users",
     summary="Create a user",
-    openapi_extensions=openapi.json_body(schemas.NewUser),
-    responses=openapi.answers(HTTPStatus.CREATED, schemas.UserView, _FORBIDDEN, _INVALID, HTTPStatus.CONFLICT, *_BODY),
+    openapi_extensions=openapi.json_body(user_schemas.NewUser),
+    responses=openapi.answers(
+        HTTPStatus.CREATED, user_schemas.UserView, _FORBIDDEN, _INVALID, HTTPStatus.CONFLICT, *_BODY
+    ),
 )
 def create_user() -> tuple[dict[str, Any], int]:
     """Create a user: a folder in git, committed by `admin`. 409 where the ledger or git has that user already."""
     require_admin()
-    user_id = read_json(schemas.NewUser).user_id
+    user_id = read_json(user_schemas.NewUser).user_id
     if not is_user_id(user_id):
         raise Invalid(f"user_id must be {USER_ID_RULE}, not {shown(user_id)}", field="user_id")
     platform = parts()
@@ -48,13 +50,13 @@ def create_user() -> tuple[dict[str, Any], int]:
     )
     platform.accounts.create_user(user_id, now)
     platform.nudge()
-    return schemas.UserView(user_id=user_id, created_at=now).model_dump(mode="json"), HTTPStatus.CREATED
+    return user_schemas.UserView(user_id=user_id, created_at=now).model_dump(mode="json"), HTTPStatus.CREATED
 
 
 @users.get(
     "/users",
     summary="List users",
-    responses=openapi.answers(HTTPStatus.OK, schemas.UserList, _FORBIDDEN, _INVALID),
+    responses=openapi.answers(HTTPStatus.OK, user_schemas.UserList, _FORBIDDEN, _INVALID),
 )
 def list_users(query: schemas.PageQuery) -> dict[str, Any]:
     """List users by id: those of the ledger, and those whom so far only git knows."""
@@ -62,22 +64,22 @@ def list_users(query: schemas.PageQuery) -> dict[str, Any]:
     platform = parts()
     last = "".join(paging.after(query.cursor)[:1])
     known = platform.accounts.users(query.limit + 1, last)
-    found = {user.user_id: schemas.UserView(user_id=user.user_id, created_at=user.created_at) for user in known}
+    found = {user.user_id: user_schemas.UserView(user_id=user.user_id, created_at=user.created_at) for user in known}
     # Beyond the last one that the ledger gave, there may be more of its users than were asked for.
     horizon = known[-1].user_id if len(known) > query.limit else None
     for user_id in platform.store.read().users - found.keys():
         if horizon is None or user_id <= horizon:
-            found[user_id] = schemas.UserView(user_id=user_id, created_at=None)
+            found[user_id] = user_schemas.UserView(user_id=user_id, created_at=None)
     page = paging.page(found.values(), lambda user: (user.user_id,), limit=query.limit, cursor=query.cursor)
-    return schemas.UserList(items=list(page.items), next_cursor=page.next_cursor).model_dump(mode="json")
+    return user_schemas.UserList(items=list(page.items), next_cursor=page.next_cursor).model_dump(mode="json")
 
 
 @users.post(
     "/users/<user_id>/tokens",
     summary="Issue a token",
-    responses=openapi.answers(HTTPStatus.CREATED, schemas.IssuedTokenView, _FORBIDDEN, _ABSENT),
+    responses=openapi.answers(HTTPStatus.CREATED, user_schemas.IssuedTokenView, _FORBIDDEN, _ABSENT),
 )
-def issue_token(path: schemas.UserPath) -> tuple[dict[str, Any], int]:
+def issue_token(path: user_schemas.UserPath) -> tuple[dict[str, Any], int]:
     """Issue a token for a user. It is shown once; only its digest is kept."""
     require_admin()
     platform = parts()
@@ -85,23 +87,23 @@ def issue_token(path: schemas.UserPath) -> tuple[dict[str, Any], int]:
     now = datetime.now(UTC)
     platform.accounts.create_user(path.user_id, now)  # a user whom so far only git knows
     issued = platform.accounts.issue_token(path.user_id, now, timedelta(days=platform.settings.api.token_ttl_days))
-    view = schemas.IssuedTokenView(token=issued.token, token_id=issued.token_id, expires_at=issued.expires_at)
+    view = user_schemas.IssuedTokenView(token=issued.token, token_id=issued.token_id, expires_at=issued.expires_at)
     return view.model_dump(mode="json"), HTTPStatus.CREATED
 
 
 @users.get(
     "/users/<user_id>/tokens",
     summary="List a user's tokens",
-    responses=openapi.answers(HTTPStatus.OK, schemas.TokenList, _FORBIDDEN, _INVALID, _ABSENT),
+    responses=openapi.answers(HTTPStatus.OK, user_schemas.TokenList, _FORBIDDEN, _INVALID, _ABSENT),
 )
-def list_tokens(path: schemas.UserPath, query: schemas.PageQuery) -> dict[str, Any]:
+def list_tokens(path: user_schemas.UserPath, query: schemas.PageQuery) -> dict[str, Any]:
     """List what can still be known of a user's tokens, oldest first."""
     require_admin()
     platform = parts()
     require_user(platform, path.user_id)
     last = "".join(paging.after(query.cursor)[:1])
     found = [
-        schemas.TokenView(
+        user_schemas.TokenView(
             token_id=token.token_id,
             created_at=token.created_at,
             expires_at=token.expires_at,
@@ -110,7 +112,7 @@ def list_tokens(path: schemas.UserPath, query: schemas.PageQuery) -> dict[str, A
         for token in platform.accounts.tokens(path.user_id, query.limit + 1, last)
     ]
     page = paging.page(found, lambda token: (token.token_id,), limit=query.limit, cursor=query.cursor)
-    return schemas.TokenList(items=list(page.items), next_cursor=page.next_cursor).model_dump(mode="json")
+    return user_schemas.TokenList(items=list(page.items), next_cursor=page.next_cursor).model_dump(mode="json")
 
 
 @users.delete(
@@ -118,7 +120,7 @@ def list_tokens(path: schemas.UserPath, query: schemas.PageQuery) -> dict[str, A
     summary="Revoke a token",
     responses=openapi.answers(HTTPStatus.NO_CONTENT, None, _FORBIDDEN, _ABSENT),
 )
-def revoke_token(path: schemas.TokenPath) -> tuple[str, int]:
+def revoke_token(path: user_schemas.TokenPath) -> tuple[str, int]:
     """Make a token worthless from now on. Revoking it again is no error."""
     require_admin()
     named = is_user_id(path.user_id) and path.token_id.isascii() and path.token_id.isalnum()

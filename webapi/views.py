@@ -14,7 +14,7 @@ from reconciler.core.entities import Deployment, Event, Identity, Record, SpecFi
 from reconciler.names import APP_NAME
 from reconciler.ports import PlatformStatus
 from reconciler.spec import ServingSpec, SpecRejected, UpdateStrategy, resolved_yaml
-from webapi import schemas
+from webapi import model_schemas, status_schemas
 
 _GONE = {State.DELETING, State.DELETED}
 
@@ -76,10 +76,10 @@ def effective_spec(model: Model) -> ServingSpec | None:
     return model.record.spec if model.record is not None else None
 
 
-def serving_model(model: Model, openai_base_url: str, now: datetime) -> schemas.ServingModel:
+def serving_model(model: Model, openai_base_url: str, now: datetime) -> model_schemas.ServingModel:
     """Give the ServingModel of the API's reference. `now` is for how long something has been under way."""
     identity, spec = model.identity, effective_spec(model)
-    return schemas.ServingModel(
+    return model_schemas.ServingModel(
         model_key=identity.model_key,
         user_id=identity.user_id,
         model_id=identity.model_id,
@@ -90,7 +90,7 @@ def serving_model(model: Model, openai_base_url: str, now: datetime) -> schemas.
         gpus_per_replica=spec.gpus_per_replica if spec else None,
         total_gpus=spec.num_replicas * spec.gpus_per_replica if spec else None,
         state=state(model),
-        endpoint=schemas.Endpoint(openai_base_url=openai_base_url, model=identity.model_id),
+        endpoint=model_schemas.Endpoint(openai_base_url=openai_base_url, model=identity.model_id),
         error_summary=_error_summary(model),
         held=_held(model),
         created_at=identity.created_at,
@@ -109,9 +109,9 @@ def commit(model: Model) -> str:
     return known.commit.sha
 
 
-def written(model: Model) -> schemas.ModelWritten:
+def written(model: Model) -> model_schemas.ModelWritten:
     """Give the answer to a change that needed no commit, or whose commit is in `model` already."""
-    return schemas.ModelWritten(model_key=model.identity.model_key, state=state(model), commit=commit(model))
+    return model_schemas.ModelWritten(model_key=model.identity.model_key, state=state(model), commit=commit(model))
 
 
 def detail(
@@ -122,17 +122,17 @@ def detail(
     now: datetime,
     *,
     update_strategy: UpdateStrategy = "auto",
-) -> schemas.ModelDetail:
+) -> model_schemas.ModelDetail:
     """Give a model's detail. `events` are in order of time; `status` is None before the reconciler's first pass.
 
     `update_strategy` is the platform's, for specs that do not say.
     """
     spec = effective_spec(model)
-    return schemas.ModelDetail(
+    return model_schemas.ModelDetail(
         model=serving_model(model, openai_base_url, now),
         resolved_spec_yaml=resolved_yaml(spec, update_strategy) if spec else None,
         events=[event_view(event) for event in events],
-        serve_status=schemas.ModelServeStatus(
+        serve_status=model_schemas.ModelServeStatus(
             app_name=APP_NAME,
             app_status=status.app_status if status else None,
             deployment=_deployment(model.record.deployment if model.record else None),
@@ -140,9 +140,9 @@ def detail(
     )
 
 
-def event_view(event: Event) -> schemas.ModelEvent:
+def event_view(event: Event) -> model_schemas.ModelEvent:
     """Give an event as users see it."""
-    return schemas.ModelEvent(
+    return model_schemas.ModelEvent(
         event_type=event.event_type,
         created_at=event.created_at,
         commit=event.commit,
@@ -157,12 +157,12 @@ def platform(
     head: str | None,
     status: PlatformStatus | None,
     *,
-    holds: schemas.HoldsSummary | None,
+    holds: status_schemas.HoldsSummary | None,
     fetched_at: datetime | None = None,
     trouble: str | None = None,
     events: Sequence[Event] = (),
-    outbox: schemas.OutboxSummary | None = None,
-) -> schemas.PlatformSummary:
+    outbox: status_schemas.OutboxSummary | None = None,
+) -> status_schemas.PlatformSummary:
     """Give the platform's summary. `counted` are the models by their state.
 
     `head` is the revision of the branch, None while it is unborn or cannot be read. `trouble` says why that is not the
@@ -170,25 +170,25 @@ def platform(
     `holds` is what keeps changes from counting now; None where that is not known. `outbox` says how much of
     what is to be told has not arrived.
     """
-    return schemas.PlatformSummary(
-        app=schemas.AppSummary(
+    return status_schemas.PlatformSummary(
+        app=status_schemas.AppSummary(
             name=APP_NAME,
             status=status.app_status if status else None,
             message=status.app_message if status else "the reconciler has not made a pass yet",
         ),
-        gpus=schemas.GpuSummary(total=status.total_gpus, free=status.free_gpus) if status else None,
-        revision=schemas.RevisionSummary(
+        gpus=status_schemas.GpuSummary(total=status.total_gpus, free=status.free_gpus) if status else None,
+        revision=status_schemas.RevisionSummary(
             head=head, last_seen=status.revision if status else None, fetched_at=fetched_at, error=trouble
         ),
         models={each: counted.get(each, 0) for each in State if each is not State.DELETED},
-        reconciler=schemas.ReconcilerSummary(
+        reconciler=status_schemas.ReconcilerSummary(
             last_pass_at=status.seen_at if status else None,
             error=status.error if status else None,
             notes_error=status.notes_error if status else None,
             drift=status.drift if status else None,
         ),
         holds=holds,
-        outbox=outbox or schemas.OutboxSummary(pending=0, dead=0),
+        outbox=outbox or status_schemas.OutboxSummary(pending=0, dead=0),
         events=[event_view(event) for event in events],
     )
 
@@ -203,16 +203,16 @@ def _error_summary(model: Model) -> str | None:
     return f"{failed}; {held.message}" if failed else held.message
 
 
-def _held(model: Model) -> schemas.ModelHeld | None:
+def _held(model: Model) -> model_schemas.ModelHeld | None:
     held = model.record.held if model.record is not None and not model.is_ahead else None
     if held is None:
         return None
-    return schemas.ModelHeld(
+    return model_schemas.ModelHeld(
         kind=held.kind, message=held.message, since=held.since, commit=held.commit.sha, removes=held.removes
     )
 
 
-def _progress(model: Model, now: datetime) -> schemas.ModelProgress | None:
+def _progress(model: Model, now: datetime) -> model_schemas.ModelProgress | None:
     record = model.record
     if record is None or model.is_ahead or model.file is None:
         return None
@@ -220,7 +220,7 @@ def _progress(model: Model, now: datetime) -> schemas.ModelProgress | None:
     if waiting is None and record.state is not State.DEPLOYING:
         return None
     loading = record.deployment.phase if record.deployment is not None else None
-    return schemas.ModelProgress(
+    return model_schemas.ModelProgress(
         phase=loading if record.state is State.DEPLOYING else "waiting",
         since=record.since,
         elapsed_s=max(0, int((now - record.since).total_seconds())) if record.since is not None else None,
@@ -243,10 +243,10 @@ def _serving_commit(record: Record | None) -> str | None:
     return record.serving_commit.sha
 
 
-def _deployment(seen: Deployment | None) -> schemas.ModelDeployment | None:
+def _deployment(seen: Deployment | None) -> model_schemas.ModelDeployment | None:
     if seen is None:
         return None
-    return schemas.ModelDeployment(
+    return model_schemas.ModelDeployment(
         health=seen.health,
         target_replicas=seen.target_replicas,
         running=seen.running,

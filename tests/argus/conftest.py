@@ -10,37 +10,14 @@ import pytest
 from werkzeug.serving import make_server
 
 from reconciler.settings import PathSettings, Settings
-from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, Outbox, SqlLedger, VerdictReader, open_ledger
-from reconciler.shell.source import GitSource
-from tests.webapi.client import ADMIN_TOKEN, Api, git
-from webapi.app import assemble
-from webapi.parts import Parts
-from webapi.store import SpecStore
+from tests.webapi.client import ADMIN_TOKEN, Api, opened
 
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
-    git(tmp_path, "init", "--quiet", "--bare", "specs.git")
-    (tmp_path / "private" / "hf" / "demo").mkdir(parents=True)
     (tmp_path / "admin-token").write_text(ADMIN_TOKEN)
-    settings = Settings(home=tmp_path, paths=PathSettings(private_root="private"))
-    engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s)
-    reader = LedgerReader(engine)
-    parts = Parts(
-        settings=settings,
-        store=SpecStore(GitSource.from_settings(settings), reader),
-        folders=DiskModelFolders(settings.private_root),
-        reader=reader,
-        accounts=Accounts(engine),
-        ledger=SqlLedger(engine),
-        engine_log=EngineLog(engine),
-        outbox=Outbox(engine),
-        verdicts=VerdictReader(engine),
-        admin_token=ADMIN_TOKEN,
-    )
-    yield Api(assemble(parts), parts, tmp_path)
-    engine.dispose()
+    with opened(Settings(home=tmp_path, paths=PathSettings(private_root="private"))) as made:
+        yield made
 
 
 @pytest.fixture

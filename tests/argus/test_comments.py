@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -16,6 +14,7 @@ import pytest
 
 from argus import cli
 from argus.plan_text import MARKER
+from tests.servers import Handler, serving
 
 TEXT = f"{MARKER}\n### Argus plan: nothing changes\n"
 
@@ -66,10 +65,10 @@ class Host:
 def host() -> Iterator[Host]:
     kept = Host()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Comments(Handler):
         def handle_any(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
+            sent = self.body()
+            body = json.loads(sent) if sent else None
             status, said = kept.answer(self.command, self.path, self.headers, body)
             text = json.dumps(said).encode()
             self.send_response(status)
@@ -79,17 +78,9 @@ def host() -> Iterator[Host]:
 
         do_GET = do_POST = do_PATCH = do_PUT = handle_any  # noqa: N815  the names that http.server looks for
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    kept.url = f"http://127.0.0.1:{server.server_address[1]}/api"
-    yield kept
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Comments) as url:
+        kept.url = f"{url}/api"
+        yield kept
 
 
 def github(host: Host, folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The databases that the ledger may be kept in, real ones: an SQLite file and a PostgreSQL server."""
+"""The ledgers: in memory, and in the databases that it may be kept in, an SQLite file and a real PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from reconciler.shell.ledger import open_ledger
+from reconciler.shell.ledger import SqlLedger, open_ledger
+from reconciler.testing import MemoryLedger
+from tests.contracts.ledgers import InDatabase, InMemory, World, url_of
 from tests.postgres import Postgres
 
 
@@ -24,7 +26,7 @@ def postgres() -> Iterator[Postgres]:
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Give the URL of a ledger that nobody has opened yet, in each database in turn."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+        return url_of(tmp_path)
     server: Postgres = request.getfixturevalue("postgres")
     return server.new_ledger()
 
@@ -35,3 +37,16 @@ def engine(url: str) -> Iterator[Engine]:
     opened = open_ledger(url, timeout_s=5)
     yield opened
     opened.dispose()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """Each kind of ledger in turn, new."""
+    if request.param == "memory":
+        memory = MemoryLedger()
+        yield World(lambda: memory, InMemory(memory))
+        return
+    server: Postgres | None = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    engine = open_ledger(server.new_ledger() if server else url_of(tmp_path), timeout_s=5)
+    yield World(lambda: SqlLedger(engine), InDatabase(engine))
+    engine.dispose()

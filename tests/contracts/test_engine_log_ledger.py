@@ -16,7 +16,7 @@ from reconciler.errors import Moved
 from reconciler.ports import Advance
 from reconciler.shell.ledger import Batch, EngineLog, SqlLedger, open_ledger
 from reconciler.shell.ledger.engine_log import MOST_BYTES, MOST_LINES
-from tests.contracts.test_ledger import NOON, record, url_of
+from tests.contracts.ledgers import NOON, record, url_of
 
 KEY = "svc-alice-a"
 

@@ -13,7 +13,7 @@ from reconciler.core import log_lines, root_cause
 from reconciler.core.entities import App, Health, Workload
 from reconciler.core.root_cause import told
 from reconciler.shell.ledger import EngineLog, open_ledger
-from tests.contracts.test_ledger import url_of
+from tests.contracts.ledgers import url_of
 from tests.contracts.toy_replica import wait_for
 from tests.processes import free_port, running_ray
 

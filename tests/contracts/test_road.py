@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ from reconciler.core.arrivals import Arrival
 from reconciler.core.wire import COMMIT_HEADER, KEY_HEADER
 from reconciler.shell.road import FrontRoad
 from tests.processes import free_port
+from tests.servers import Handler, serving
 
 A = Arrival("svc-a", "alice-202601061230-a", "v2", "commit-2")
 B = Arrival("svc-b", "bob-202601061230-b", "v1", "commit-1")
@@ -35,9 +34,9 @@ class Front:
 def a_front() -> Iterator[Front]:
     front = Front()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+    class Answering(Handler):
+        def do_POST(self) -> None:  # noqa: N802  http.server calls it so
+            body = json.loads(self.body())
             front.asked.append({"path": self.path, **body})
             status, key, commit = front.answers.get(body["model"], (503, "", ""))
             self.send_response(status)
@@ -47,19 +46,9 @@ def a_front() -> Iterator[Front]:
             self.send_header("content-length", "0")
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    front.base_url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    try:
+    with serving(Answering) as url:
+        front.base_url = f"{url}/v1"
         yield front
-    finally:
-        server.shutdown()
-        thread.join(LIMIT_S)
-        server.server_close()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from argus import demo_model
+from argus.demo_model.__main__ import main
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +135,7 @@ def test_an_outdated_model_is_replaced_by_the_same_weights_every_time(
 def test_the_command_line_says_in_one_line_that_nothing_is_to_do(
     model: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert demo_model.main([str(model)]) == 0
+    assert main([str(model)]) == 0
     assert capsys.readouterr().out.endswith(f"{model} is already built\n")
 
 
@@ -142,5 +143,5 @@ def test_the_command_line_reports_a_refusal_without_a_traceback(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    assert demo_model.main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 1
     assert "was not made by this script" in capsys.readouterr().err

@@ -32,16 +32,19 @@ class GitWorld(World):
         self.folder = folder
         self.repository = Repository(folder / "specs.git")
         self.repository.commit({"README.md": b"x"})
-        self._url = url or str(self.repository.path)
+        self.url = url or str(self.repository.path)
         self._access = access
         self.patience_s = 20.0
         self._open()
         super().__init__(total_gpus)
 
+    def new_source(self) -> GitSource:
+        """Give the repository as a new process reads it."""
+        return GitSource(self.url, home=self.folder / "home", access=self._access, patience_s=self.patience_s)
+
     def restart(self) -> None:
         """Begin a new reconciler process with the mirror and the ledger that are there."""
-        home = self.folder / "home"
-        self.git_source = GitSource(self._url, home=home, access=self._access, patience_s=self.patience_s)
+        self.git_source = self.new_source()
         self.loop = Reconciler(
             self.git_source,
             self.folders,
@@ -50,7 +53,7 @@ class GitWorld(World):
             SqlLedger(self.engine),
             RULES,
             lambda: self.now,
-            notes=GitNotes(self._url, home=home, access=self._access),
+            notes=GitNotes(self.url, home=self.folder / "home", access=self._access),
         )
 
     def _open(self) -> None:

@@ -2,73 +2,51 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reconciler.core.cases import Case, Verdict
-from reconciler.core.entities import Held, HoldKind, Record, State
+from reconciler.core.entities import Held, HoldKind, State
 from reconciler.core.history import API_EMAIL, API_NAME
 from reconciler.errors import SourceUnreachable
-from reconciler.loop import Reconciler
 from reconciler.settings import Settings
-from reconciler.shell.ledger import LedgerReader, SqlLedger, VerdictReader, open_ledger
-from reconciler.shell.notes import GitNotes
+from reconciler.shell.ledger import LedgerReader, VerdictReader
 from reconciler.shell.source import GitSource
-from reconciler.testing import MemoryFolders, MemoryFront, MemoryRuntime
-from tests.loop.world import BROKEN, GOOD, RULES, spec
-from tests.repositories import Repository, git
+from tests.loop.git_world import GitWorld
+from tests.loop.world import spec
+from tests.repositories import git
 from tests.signing import Clone, GpgKey, SshKey, needs_gpg, needs_ssh
 
 PATH = "users/alice/qwen.yaml"
 AUTHORS = {"alice@example.org": ["alice"], "bob@example.org": ["bob"], "root@example.org": ["*"]}
 
 
-class Platform:
-    """The loop over a real repository; each `start` is a new process with the configuration and ledger there are."""
+class Platform(GitWorld):
+    """A `GitWorld` with a policy; each `start` is a new process with the configuration and ledger there are."""
 
     def __init__(self, folder: Path, **ownership: Any) -> None:
-        self.folder = folder
-        self.repository = Repository(folder / "specs.git")
-        self.people = Clone(folder / "clone", self.repository.path)
-        self.now = datetime(2026, 11, 22, 12, tzinfo=UTC)
-        self.runtime = MemoryRuntime()
         self.ownership = ownership
-        self.start()
+        super().__init__(folder)
+        self.people = Clone(folder / "clone", self.repository.path)
+
+    def new_source(self) -> GitSource:
+        settings = Settings.model_validate(
+            {"home": self.folder, "spec_repo": {"url": self.url, "ownership": self.ownership}},
+        )
+        return GitSource.from_settings(settings, self.reader.rulings)
 
     def start(self, **ownership: Any) -> None:
         self.ownership |= ownership
-        self.engine = open_ledger(f"sqlite:///{self.folder / 'ledger.sqlite'}", 30)
-        self.cases = VerdictReader(self.engine)
-        self.reader = LedgerReader(self.engine)
-        url = str(self.repository.path)
-        settings = Settings.model_validate(
-            {"home": self.folder, "spec_repo": {"url": url, "ownership": self.ownership}},
-        )
-        self.loop = Reconciler(
-            GitSource.from_settings(settings, self.reader.rulings),
-            MemoryFolders([GOOD, BROKEN]),
-            self.runtime,
-            MemoryFront(),
-            SqlLedger(self.engine),
-            RULES,
-            lambda: self.now,
-            notes=GitNotes(url, home=self.folder),
-        )
+        self.restart()
 
-    def lose_the_ledger(self) -> None:
-        self.engine.dispose()
-        for file in self.folder.glob("ledger.sqlite*"):
-            file.unlink()
-        self.start()
+    def settle(self, passes: int = 3) -> None:
+        super().settle(passes)
 
-    def settle(self) -> None:
-        for _ in range(4):
-            self.loop.reconcile_once()
-            self.runtime.step()
-            self.now += timedelta(seconds=1)
+    @property
+    def reader(self) -> LedgerReader:
+        return LedgerReader(self.engine)
 
     def commit(self, files: dict[str, str | None], author: str, **options: Any) -> str:
         """Commit by hand, and let the platform see it."""
@@ -77,24 +55,20 @@ class Platform:
         return sha
 
     def case(self, sha: str, path: str = PATH) -> Case:
-        [found] = [case for case in self.cases.of_commit(sha) if case.path == path]
+        [found] = [case for case in VerdictReader(self.engine).of_commit(sha) if case.path == path]
         return found
 
     def verdict(self, sha: str, path: str = PATH) -> Verdict | None:
         return self.case(sha, path).verdict
 
-    def record(self, path: str = PATH) -> Record | None:
-        found = [record for record in self.reader.models(None).values() if record.identity.path == path]
-        return found[0] if found else None
-
     def replicas(self, path: str = PATH) -> int | None:
         """Say how many replicas run of the model at a path."""
-        record = self.record(path)
+        record = self.by_path().get(path)
         seen = self.runtime.observe().deployments.get(record.identity.model_key) if record else None
         return seen.running if seen else None
 
     def held(self, path: str = PATH) -> Held | None:
-        record = self.record(path)
+        record = self.by_path().get(path)
         return record.held if record else None
 
 
@@ -131,9 +105,7 @@ def test_a_held_file_changes_no_more_by_commits_elsewhere_restarts_or_a_new_ledg
         again()
         platform.settle()
         assert platform.replicas() == 1
-        record = platform.record()
-        assert record is not None
-        assert record.identity.model_key == key
+        assert platform.by_path()[PATH].identity.model_key == key
         assert platform.held() is not None
         assert platform.verdict(sha) is Verdict.HELD
 
@@ -170,7 +142,7 @@ def test_a_strangers_new_file_never_starts(tmp_path: Path) -> None:
     platform = mapped(tmp_path)
     sha = platform.commit({"users/alice/gift.yaml": spec("gift")}, "bob")
     assert platform.verdict(sha, "users/alice/gift.yaml") is Verdict.HELD
-    assert platform.record("users/alice/gift.yaml") is None
+    assert "users/alice/gift.yaml" not in platform.by_path()
     assert platform.case(sha, "users/alice/gift.yaml").model_key not in platform.runtime.observe().deployments
     mine = platform.commit({"users/alice/gift.yaml": spec("gift", replicas=2)}, "alice")
     assert platform.verdict(mine, "users/alice/gift.yaml") is Verdict.APPLIED
@@ -235,7 +207,7 @@ def test_a_change_of_the_map_is_no_verdict_on_the_past(tmp_path: Path) -> None:
     platform.start(authors={"root@example.org": ["*"], "carol@example.org": ["carol"]})
     platform.settle()
     assert platform.replicas() == 1  # alice is gone, and what she asked for while she could stays
-    assert platform.record("users/carol/x.yaml") is None  # a verdict that was given stands
+    assert "users/carol/x.yaml" not in platform.by_path()  # a verdict that was given stands
     sha = platform.commit({PATH: spec("qwen", replicas=2)}, "alice")
     assert platform.verdict(sha) is Verdict.HELD
     sha = platform.commit({}, "carol", message="Mine\n\nargus-accept: users/carol/x.yaml")
@@ -263,13 +235,11 @@ def test_a_new_ledger_trusts_what_came_before_the_policy_only_where_it_is_told_s
     platform.settle()
     assert platform.runtime.observe().deployments == {}
     assert (platform.verdict(first), platform.verdict(second, "users/alice/y.yaml")) == (Verdict.HELD, Verdict.HELD)
-    platform.engine.dispose()
-    for file in tmp_path.glob("ledger.sqlite*"):
-        file.unlink()
+    platform.lose_the_ledger()
     platform.start(since=first)
     platform.settle()
     assert platform.replicas() == 1
-    assert platform.record("users/alice/y.yaml") is None
+    assert "users/alice/y.yaml" not in platform.by_path()
 
 
 def test_a_forced_push_by_a_stranger_winds_nothing_back(tmp_path: Path) -> None:
@@ -430,4 +400,4 @@ def test_a_signature_is_looked_at_once(signing: Signing) -> None:
     platform.settle()
     platform.start()
     platform.settle()
-    assert (platform.replicas(), platform.record().state) == (2, State.RUNNING)  # type: ignore[union-attr]
+    assert (platform.replicas(), platform.by_path()[PATH].state) == (2, State.RUNNING)

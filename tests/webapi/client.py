@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,9 @@ from werkzeug.datastructures import Headers
 from reconciler.core.cases import Case
 from reconciler.core.entities import Event, Record
 from reconciler.ports import Advance, PlatformStatus
+from reconciler.settings import Settings
+from reconciler.shell.ledger import open_ledger
+from webapi.app import assemble
 from webapi.parts import Parts
 
 ADMIN_TOKEN = "the-admin-token"
@@ -27,6 +32,19 @@ def git(folder: Path, *arguments: str) -> str:
     who = ["-c", "user.name=Carol", "-c", "user.email=carol@example.com", "-c", "init.defaultBranch=main"]
     done = subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True)
     return done.stdout.strip()
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Api]:
+    """Open an API with nothing in it: a real bare repository and a real ledger in the home of `settings`."""
+    git(settings.home, "init", "--quiet", "--bare", "specs.git")
+    (settings.private_root / "hf/demo").mkdir(parents=True)
+    engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s)
+    try:
+        parts = Parts.from_settings(settings, engine, ADMIN_TOKEN)
+        yield Api(assemble(parts), parts, settings.home)
+    finally:
+        engine.dispose()
 
 
 class Answer(Protocol):

@@ -8,21 +8,13 @@ from pathlib import Path
 import pytest
 
 from reconciler.settings import ApiSettings, HookSettings, PathSettings, ServingSettings, Settings
-from reconciler.shell.folders import DiskModelFolders
-from reconciler.shell.ledger import Accounts, EngineLog, LedgerReader, Outbox, SqlLedger, VerdictReader, open_ledger
-from reconciler.shell.source import GitSource
-from tests.webapi.client import ADMIN_TOKEN, HOOK_SECRET, Api, git
-from webapi.app import assemble
-from webapi.parts import Parts
-from webapi.store import SpecStore
+from tests.webapi.client import HOOK_SECRET, Api, opened
 
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
     """Make an API with nothing in it."""
-    git(tmp_path, "init", "--quiet", "--bare", "specs.git")
-    for folder in ("hf/demo", "users/alice"):
-        (tmp_path / "private" / folder).mkdir(parents=True)
+    (tmp_path / "private/users/alice").mkdir(parents=True)
     (tmp_path / "hook-secret").write_text(f"{HOOK_SECRET}\n")
     settings = Settings(
         home=tmp_path,
@@ -34,18 +26,5 @@ def api(tmp_path: Path) -> Iterator[Api]:
         paths=PathSettings(private_root="private"),
         serving=ServingSettings(max_replicas=8, max_gpus_per_replica=4),
     )
-    engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s)
-    parts = Parts(
-        settings=settings,
-        store=SpecStore(GitSource.from_settings(settings), LedgerReader(engine)),
-        folders=DiskModelFolders(settings.private_root),
-        reader=LedgerReader(engine),
-        verdicts=VerdictReader(engine),
-        accounts=Accounts(engine),
-        ledger=SqlLedger(engine),
-        engine_log=EngineLog(engine),
-        outbox=Outbox(engine),
-        admin_token=ADMIN_TOKEN,
-    )
-    yield Api(assemble(parts), parts, tmp_path)
-    engine.dispose()
+    with opened(settings) as made:
+        yield made

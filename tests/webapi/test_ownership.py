@@ -16,9 +16,7 @@ from reconciler.shell.ledger import LedgerReader
 from reconciler.shell.signing_key import signature
 from reconciler.shell.source import GitSource
 from tests.signing import needs_ssh
-from tests.webapi.client import ADMIN_TOKEN, MODELS, SPEC, Api, git
-from webapi.app import create_app
-from webapi.parts import Parts
+from tests.webapi.client import MODELS, SPEC, Api, git, opened
 
 pytestmark = needs_ssh
 
@@ -28,19 +26,15 @@ PATH = "users/alice/hello.yaml"
 @pytest.fixture(params=["author_map", "signed"])
 def guarded(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
     """Make an API whose repository only its own commits may change."""
-    git(tmp_path, "init", "--quiet", "--bare", "specs.git")
-    for folder in ("private/hf/demo", "private/users/alice", "signers"):
+    for folder in ("private/users/alice", "signers"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "admin-token").write_text(ADMIN_TOKEN, encoding="ascii")
     authors = {"nobody@example.org": ()}
     ownership = {"policy": request.param, "authors": authors, "signers": "signers"}
     settings = Settings.model_validate(
         {"home": tmp_path, "paths": {"private_root": "private"}, "spec_repo": {"ownership": ownership}}
     )
-    app = create_app(settings)
-    parts: Parts = app.extensions["argus"]
-    yield Api(app, parts, tmp_path)
-    parts.reader._engine.dispose()
+    with opened(settings) as made:
+        yield made
 
 
 def counting(api: Api) -> Tree:
