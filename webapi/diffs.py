@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reconciler.core.entities import FileChange
+from reconciler.core.entities import Damaged, FileChange
 from reconciler.shell.git import Git
 
 LONGEST_SPEC = 65536
@@ -12,15 +12,20 @@ LONGEST_SPEC = 65536
 
 
 def diffs(git: Git, changes: Sequence[FileChange]) -> dict[str, str]:
-    """Give each change's diff by its commit, none for files that are too long or no text. Raises SourceUnreachable."""
-    blobs = list({blob for change in changes for blob in _sides(change) if blob is not None})
-    sizes = {blob: found.size for blob, found in zip(blobs, git.describe(blobs), strict=True) if found is not None}
+    """Give each change's diff by its commit, none for files that are too long, no text, or damaged.
+
+    Raises SourceUnreachable.
+    """
+    blobs = {blob for change in changes for blob in _sides(change) if blob is not None}
+    contents = git.blobs(blobs, LONGEST_SPEC)
     found = {}
     for change in changes:
         before, after = _sides(change)
-        if any(sizes.get(blob, LONGEST_SPEC + 1) > LONGEST_SPEC for blob in (before, after) if blob is not None):
+        sides = [contents[blob] for blob in (before, after) if blob is not None]
+        texts = [content for content in sides if not isinstance(content, Damaged) and len(content) <= LONGEST_SPEC]
+        if not texts or len(texts) < len(sides):
             continue
-        hunks = _between(git, before, after)
+        hunks = _between(git, before, after) if before and after else _only(texts[0], "+" if after else "-")
         if hunks is not None:
             path = change.identity.path
             names = f"--- {f'a/{path}' if before else '/dev/null'}\n+++ {f'b/{path}' if after else '/dev/null'}\n"
@@ -32,17 +37,16 @@ def _sides(change: FileChange) -> tuple[str | None, str | None]:
     return (change.before.blob if change.before else None, change.after.blob if change.after else None)
 
 
-def _between(git: Git, before: str | None, after: str | None) -> str | None:
-    if before is not None and after is not None:
-        out = git.run("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--end-of-options", before, after)
-        start = out.find(b"\n@@ ")
-        if start < 0:
-            return None if out else ""
-        return out[start + 1 :].decode(errors="replace")
-    [content] = git.contents([before or after or ""])
-    if b"\0" in content:
-        return None
-    return _whole(content.decode(errors="replace"), "+" if after is not None else "-")
+def _between(git: Git, before: str, after: str) -> str | None:
+    out = git.run("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--end-of-options", before, after)
+    start = out.find(b"\n@@ ")
+    if start < 0:
+        return None if out else ""
+    return out[start + 1 :].decode(errors="replace")
+
+
+def _only(content: bytes, sign: str) -> str | None:
+    return None if b"\0" in content else _whole(content.decode(errors="replace"), sign)
 
 
 def _whole(text: str, sign: str) -> str:

@@ -19,7 +19,8 @@ from reconciler.core.history import API_EMAIL, API_NAME
 from reconciler.errors import SourceUnreachable
 from reconciler.settings import Settings
 from reconciler.shell.access import Access
-from reconciler.shell.git import Git, is_object_id
+from reconciler.shell.git import Git
+from reconciler.shell.git_answers import is_object_id
 from reconciler.shell.objects import (
     FILE_MODE,
     FOLDER_MODE,

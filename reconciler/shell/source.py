@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self, TypeVar
 
-from reconciler.core.entities import Commit, Declared, Entry, FileChange, SpecFile, Tree
+from reconciler.core.entities import Commit, Damaged, Declared, Entry, FileChange, SpecFile, Tree
 from reconciler.core.history import API_EMAIL, API_NAME, TRAILERS, History, PathChange, RawCommit
 from reconciler.core.identity import Carried, moment
 from reconciler.core.ownership import Rulings, recalled
@@ -25,7 +25,8 @@ from reconciler.ports import Reading
 from reconciler.settings import Settings
 from reconciler.shell.access import Access
 from reconciler.shell.fetching import IMPATIENT_PAUSE_S, LONGEST_PAUSE_S, Fetcher
-from reconciler.shell.git import Git, Outcome, clean, is_object_id, tells_of_damage
+from reconciler.shell.git import Git
+from reconciler.shell.git_answers import Outcome, clean, is_object_id, tells_of_damage
 from reconciler.shell.ownership import Ownership, Recall
 
 T = TypeVar("T")
@@ -342,10 +343,15 @@ class GitSource:
         with self._lock:
             return self._history.removals(model_keys)
 
-    def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
+    def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes | Damaged]:
         """Keep `ports.Source.blobs`."""
         wanted = list(ids)
-        return self.healing(lambda: self.git.blobs(wanted, max_bytes))
+        found = self.healing(lambda: self.git.blobs(wanted, max_bytes))
+        if self.remote and any(isinstance(each, Damaged) for each in found.values()):
+            with suppress(SourceUnreachable):  # what is there goes on to count, and the next look tries again
+                if self._heal():
+                    return self.git.blobs(wanted, max_bytes)
+        return found
 
     def fetch(
         self,
@@ -441,16 +447,25 @@ class GitSource:
         except SourceUnreachable as error:
             if not self.remote:
                 raise self._damaged(error) from None
-            now = time.monotonic()
-            recently = self._healed_at is not None and now - self._healed_at < HEAL_EVERY_S
-            if recently or not tells_of_damage(error) or not self.git.folder.is_dir():
+            if not tells_of_damage(error) or not self._heal():
                 raise
-            self._healed_at = now
-            with self.git.exclusive("argus-fetch", beside=True):
-                if self.git.attempt("fsck", "--no-dangling", "--no-progress").status == 0:
-                    raise
-                self._renew()
             return work()
+
+    def _heal(self) -> bool:
+        """Fetch a mirror that is damaged anew. False where it is not, or was looked at less than `HEAL_EVERY_S` ago.
+
+        Raises SourceUnreachable.
+        """
+        now = time.monotonic()
+        recently = self._healed_at is not None and now - self._healed_at < HEAL_EVERY_S
+        if recently or not self.git.folder.is_dir():
+            return False
+        self._healed_at = now
+        with self.git.exclusive("argus-fetch", beside=True):
+            if self.git.attempt("fsck", "--no-dangling", "--no-progress").status == 0:
+                return False
+            self._renew()
+        return True
 
     def _damaged(self, error: SourceUnreachable) -> SourceUnreachable:
         """Say what to do where the one copy is damaged."""

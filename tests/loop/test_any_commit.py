@@ -143,6 +143,7 @@ class AnyCommit(RuleBasedStateMachine):
         for key, file in self.world.source.read(None, self.ledger.carried).tree.files.items():
             record = self.ledger.records[key]
             content = self.world.source.blobs([file.blob], 65536)[file.blob]
+            assert isinstance(content, bytes)
             says = parse(content, owner=file.identity.user_id, limits=Limits(), suffix=file.identity.suffix)
             assert record.commit.sha == file.commit.sha
             if isinstance(says, ServingSpec) and says.model_source in {GOOD, OTHER}:
