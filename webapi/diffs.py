@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reconciler.core.entities import Damaged, FileChange
+from reconciler.core.entities import Damaged, FileChange, SpecFile
 from reconciler.shell.git import Git
+from reconciler.shell.spec_copy import SpecCopy
 
 LONGEST_SPEC = 65536
 """The longest file of which a diff is made, in bytes: no longer one can be a spec."""
 
+_SUBMODULE = "160000"
 
-def diffs(git: Git, changes: Sequence[FileChange]) -> dict[str, str]:
+
+def diffs(copy: SpecCopy, changes: Sequence[FileChange]) -> dict[str, str]:
     """Give each change's diff by its commit, none for files that are too long, no text, or damaged.
 
     Raises SourceUnreachable.
     """
-    blobs = {blob for change in changes for blob in _sides(change) if blob is not None}
-    contents = git.blobs(blobs, LONGEST_SPEC)
+    files = [change for change in changes if all(side.mode != _SUBMODULE for side in _sides(change))]
+    contents = copy.blobs({side.blob for change in files for side in _sides(change)}, LONGEST_SPEC)
     found = {}
-    for change in changes:
-        before, after = _sides(change)
-        sides = [contents[blob] for blob in (before, after) if blob is not None]
+    for change in files:
+        sides = [contents[side.blob] for side in _sides(change)]
         texts = [content for content in sides if not isinstance(content, Damaged) and len(content) <= LONGEST_SPEC]
         if not texts or len(texts) < len(sides):
             continue
-        hunks = _between(git, before, after) if before and after else _only(texts[0], "+" if after else "-")
+        before, after = change.before, change.after
+        if before and after:
+            hunks = _between(copy.git, before.blob, after.blob)
+        else:
+            hunks = _only(texts[0], "+" if after else "-")
         if hunks is not None:
             path = change.identity.path
             names = f"--- {f'a/{path}' if before else '/dev/null'}\n+++ {f'b/{path}' if after else '/dev/null'}\n"
@@ -33,8 +39,8 @@ def diffs(git: Git, changes: Sequence[FileChange]) -> dict[str, str]:
     return found
 
 
-def _sides(change: FileChange) -> tuple[str | None, str | None]:
-    return (change.before.blob if change.before else None, change.after.blob if change.after else None)
+def _sides(change: FileChange) -> list[SpecFile]:
+    return [side for side in (change.before, change.after) if side is not None]
 
 
 def _between(git: Git, before: str, after: str) -> str | None:

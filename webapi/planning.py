@@ -165,7 +165,7 @@ def _before(path: str, asked: plan_schemas.PlanRequest, file: SpecFile | None) -
 
 
 def _of_commit(platform: Parts, head: str, tree: Tree) -> _Change:
-    git = platform.store.source.git
+    git = platform.store.source.copy.git
     if tree.revision is None:
         raise NotFound("the repository's branch has no commit yet that a change could be planned on")
     try:

@@ -180,7 +180,7 @@ class SpecStore:
         `stale_lock_s` is the age in seconds from which a lock file of git's counts as left behind by a killed process.
         """
         self._source = source
-        self._git = source.git
+        self._copy, self._git = source.copy, source.copy.git
         self._ledger = ledger
         self._carried_since: str | None = None
         self._judged: tuple[str, str | None] | None = None
@@ -208,7 +208,7 @@ class SpecStore:
 
     def expect_news(self) -> None:
         """Have the next read ask a remote repository, however young the copy is: somebody says that it has moved."""
-        self._source.expect_news()
+        self._copy.expect_news()
 
     @property
     def trouble(self) -> str | None:
@@ -217,7 +217,7 @@ class SpecStore:
 
     def fetched_at(self) -> datetime | None:
         """Say when the copy of a remote repository was last brought up to date (UTC); None for a local one."""
-        return self._source.fetched_at()
+        return self._copy.fetched_at()
 
     def past(self, prefix: str) -> tuple[Past, ...]:
         """Give the branch's commits whose SHA begins with `prefix`, as `read` sees it. Raises SourceUnreachable."""
@@ -235,15 +235,15 @@ class SpecStore:
         Raises SourceUnreachable, FileDamagedError, and ValueError on a path that nobody may write.
         """
         _checked(path)
-        if self._source.remote:
+        if self._copy.remote:
             self._source.tree(max_age_s=READ_AGE_S)
-        return self._source.healing(lambda: self._text(path))
+        return self._copy.healing(lambda: self._text(path))
 
     def _text(self, path: str) -> bytes | None:
         if self._is_ruled(path):
             entry = self._source.counting(path)[1]
             return None if entry is None else self._whole(path, entry.blob)
-        branch = f"refs/heads/{self._source.branch}"
+        branch = f"refs/heads/{self._copy.branch}"
         [found] = self._git.describe([f"{branch}:{path}"])
         if found is None:  # it is not there, or its content is missing: its folder knows
             listed = self._text_at(branch, path)
@@ -260,7 +260,7 @@ class SpecStore:
 
     def diffs(self, changes: Sequence[FileChange]) -> dict[str, str]:
         """Give each change's unified diff by its commit (`diffs.diffs`). Raises SourceUnreachable."""
-        return self._source.healing(lambda: diffs(self._git, changes))
+        return self._copy.healing(lambda: diffs(self._copy, changes))
 
     def text_at(self, revision: str, path: str) -> tuple[str, bytes] | None:
         """Give a file's mode and content at a commit of the branch, cut as by `text`; None where there was none.
@@ -268,7 +268,7 @@ class SpecStore:
         Raises SourceUnreachable, FileDamagedError, and ValueError on a path that nobody may write.
         """
         _checked(path)
-        return self._source.healing(lambda: self._text_at(revision, path))
+        return self._copy.healing(lambda: self._text_at(revision, path))
 
     def _text_at(self, revision: str, path: str) -> tuple[str, bytes] | None:
         listed = self._git.run("ls-tree", "-z", "--full-tree", "--end-of-options", revision, "--", path)
@@ -344,9 +344,9 @@ class SpecStore:
     def _try_declaring(
         self, trailers: Mapping[str, str], author: str, message: str, condition: Condition | None
     ) -> str | None:
-        self._source.fetch_for_write()
+        self._copy.fetch_for_write()
         self._source.refuse_if_doubtful()
-        [head] = self._source.healing(lambda: self._git.describe([f"refs/heads/{self._source.branch}^{{commit}}"]))
+        [head] = self._copy.healing(lambda: self._git.describe([f"refs/heads/{self._copy.branch}^{{commit}}"]))
         if condition is not None:
             condition(head.id if head is not None else None)
         if head is None:
@@ -354,17 +354,17 @@ class SpecStore:
         [found] = self._git.contents([head.id])
         content, commit = self._commit_object(_tree_of(found), head.id, _committed_at(found), author, message)
         self._git.write_objects([("commit", content)])
-        if not self._source.publish(commit.sha, head.id):
+        if not self._copy.publish(commit.sha, head.id):
             return None
         self._source.follow(RawCommit(commit, head.id, (), trailers), RULES_FILE)
         return commit.sha
 
     def _in_turn(self, attempt: Callable[[], T | None]) -> T:
         """Try until something has landed, with other threads of this process one at a time. Raises Moved."""
-        deadline = time.monotonic() + self._source.timeout_s
+        deadline = time.monotonic() + self._copy.timeout_s
         # Threads of one process take turns, which spares them losing races to each other.
         while not self._turn.acquire(timeout=_LOOK_EVERY_S):
-            self._source.refuse_if_stuck()
+            self._copy.refuse_if_stuck()
             if time.monotonic() > deadline:
                 raise Moved("other writes took all the time there was; try again")
         try:
@@ -376,11 +376,11 @@ class SpecStore:
                     return landed
                 if time.monotonic() > deadline:
                     break
-                if not self._source.remote:
-                    self._git.clear_stale_locks(self._source.branch, self._stale_lock_s)
+                if not self._copy.remote:
+                    self._git.clear_stale_locks(self._copy.branch, self._stale_lock_s)
         finally:
             self._turn.release()
-        raise Moved(f"branch {self._source.branch} kept moving for {self._source.timeout_s:g} s; try again")
+        raise Moved(f"branch {self._copy.branch} kept moving for {self._copy.timeout_s:g} s; try again")
 
     def _settle_identities(self) -> bool:
         """Read history under the identities and rulings that the ledger knows. Gives True where that changed anything.
@@ -417,10 +417,10 @@ class SpecStore:
     def _try(self, wanted: _Write) -> Written | None:
         """Write on top of the present head; None where the branch was no longer there in the end."""
         path, model_key = wanted.path, wanted.model_key
-        self._source.fetch_for_write()
+        self._copy.fetch_for_write()
         self._settle_identities()
         self._source.refuse_if_doubtful()
-        seen = self._source.healing(lambda: self._look(path))
+        seen = self._copy.healing(lambda: self._look(path))
         seen = self._as_it_counts(seen, path) if seen is not None else None
         if seen is None:
             return None
@@ -454,7 +454,7 @@ class SpecStore:
             body = f"{body}\n{ACCEPT}: {path}".strip()
         message = "\n\n".join(part for part in (scrub(line), body) if part)
         made = self._commit(seen, path, after, wanted.author, message)
-        if not self._source.publish(made.commit.sha, seen.head):
+        if not self._copy.publish(made.commit.sha, seen.head):
             return None
         return self._landed(made, path)
 
@@ -472,11 +472,11 @@ class SpecStore:
         taken from its folder: git does not tell a file that is not there from one whose content is missing.
         """
         *folders, name = path.split("/")
-        ref = f"refs/heads/{self._source.branch}"
+        ref = f"refs/heads/{self._copy.branch}"
         places = [f"{ref}:{'/'.join(folders[: depth + 1])}" for depth in range(len(folders))]
         head, *above = self._git.describe([f"{ref}^{{commit}}", f"{ref}^{{tree}}", *places])
         if head is None:
-            born = self._git.head(self._source.branch)  # raises where the branch is damaged
+            born = self._git.head(self._copy.branch)  # raises where the branch is damaged
             return _Seen(None, 0, (b"",) * len(above), None, None, None) if born is None else None
         if any(found is not None and found.kind != "tree" for found in above):
             raise _not_a_file(path)

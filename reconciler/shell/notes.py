@@ -31,7 +31,7 @@ from reconciler.shell.objects import (
     parse_tree,
     tree_of,
 )
-from reconciler.shell.source import MIRROR_FOLDER, is_remote, pushed_too_late
+from reconciler.shell.spec_copy import MIRROR_FOLDER, is_remote, pushed_too_late
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from reconciler.shell import blobs as blobs_module
 from reconciler.shell.git import Git
 from reconciler.shell.mending import mend
 from reconciler.shell.objects import object_id
-from reconciler.shell.source import MIRROR_FOLDER, GitSource
+from reconciler.shell.source import GitSource
+from reconciler.shell.spec_copy import MIRROR_FOLDER
 from tests.repositories import Repository, git, git_bytes, loose
 
 TEXT = "".join(f"line {number} of a file that is long enough to be cut\n" for number in range(200)).encode()

@@ -22,7 +22,8 @@ from reconciler.errors import SourceUnreachable
 from reconciler.ports import Source
 from reconciler.shell.git import Git
 from reconciler.shell.git_answers import Outcome
-from reconciler.shell.source import MIRROR_FOLDER, GitSource, is_remote
+from reconciler.shell.source import GitSource
+from reconciler.shell.spec_copy import MIRROR_FOLDER, is_remote
 from reconciler.testing import MemorySource
 from tests.repositories import EPOCH, Repository, git, loose, runs
 
@@ -500,7 +501,7 @@ class CountingGit(Git):
 
 def test_a_branch_that_stood_still_costs_no_process_and_one_that_moved_one(repository: Repository) -> None:
     source = GitSource(str(repository.path), home=repository.path.parent)
-    source.git = counting = CountingGit(repository.path, 30)
+    source.copy.git = counting = CountingGit(repository.path, 30)
     repository.commit({ANN: b"0"})
     source.read(None)
     counting.started = 0
@@ -528,7 +529,7 @@ def test_a_huge_blob_is_never_read_whole(repository: Repository) -> None:
             assert sum(map(len, found)) < 10_000
             return found
 
-    source.git = Sparing(repository.path, 30)
+    source.copy.git = Sparing(repository.path, 30)
     found = source.blobs([file.blob for file in tree.files.values()], 1000)
     assert set(found.values()) == {b"small", b"x" * 1001}
 

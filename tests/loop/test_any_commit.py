@@ -97,6 +97,15 @@ class AnyCommit(RuleBasedStateMachine):
         self.ledger.lose_next_mark = False
         self.world.restart()
 
+    @rule(paths=st.sets(st.sampled_from(PATHS)))
+    def objects_are_damaged_and_others_mended(self, paths: set[str]) -> None:
+        files = self.world.source.read(None, self.ledger.carried).tree.files.values()
+        self.world.source.damaged = {file.blob for file in files if file.identity.path in paths}
+
+    @rule()
+    def the_reconciler_is_started_anew(self) -> None:
+        self.world.restart()
+
     @rule(down=st.booleans())
     def notes_are_refused_or_taken_again(self, down: bool) -> None:
         self.world.notes.down = down
@@ -121,6 +130,7 @@ class AnyCommit(RuleBasedStateMachine):
     @rule()
     def everything_settles(self) -> None:
         self.world.notes.down = False
+        self.world.source.damaged.clear()
         for _ in range(3):
             self.world.wait(1000)  # longer than any pause, of models and of notes
             self.world.settle()

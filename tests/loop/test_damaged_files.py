@@ -214,7 +214,7 @@ def test_a_damaged_file_in_a_mirror_is_fetched_anew_and_nobody_hears_of_it(tmp_p
     world = GitWorld(tmp_path, url=(tmp_path / "specs.git").as_uri())
     world.write("ann", "qwen", spec("qwen"))
     world.git_source.read(None)
-    cut(loose(world.git_source.git.folder, object_id("blob", spec("qwen").encode())))
+    cut(loose(world.git_source.copy.git.folder, object_id("blob", spec("qwen").encode())))
     world.settle()
     assert world.by_path()[ANN].state is State.RUNNING
     assert EventType.CHANGE_HELD not in {event.event_type for event in world.all_events()}
