@@ -27,7 +27,7 @@ from reconciler.core.identity import Carried, moment
 from reconciler.errors import ArgusError, Moved, SourceUnreachable
 from reconciler.names import RULES_FILE, split_path
 from reconciler.shell.git import STALE_LOCK_S
-from reconciler.shell.git_answers import clean, scrub
+from reconciler.shell.git_answers import BlobInfo, clean, scrub
 from reconciler.shell.mending import mend
 from reconciler.shell.objects import FILE_MODE, FOLDER_MODE, Kind, TreeEntry, object_id, parse_tree, tree_with
 from reconciler.shell.source import GitSource, Past
@@ -43,6 +43,7 @@ READ_AGE_S = 5.0
 
 PLAIN = "100644"
 
+_FOLDER = "040000"
 _FILE_MODES = {PLAIN, "100755", "120000"}
 
 _LOOK_EVERY_S = 0.25
@@ -469,7 +470,8 @@ class SpecStore:
         """Read what a write at `path` stands on; None where the branch moved while it was read.
 
         Each id is looked up by the branch's name, so that what was read must prove to be of one commit. The file's is
-        taken from its folder: git does not tell a file that is not there from one whose content is missing.
+        taken from its folder: git does not tell a file that is not there from one whose content is missing. A folder
+        that is missing so is an error.
         """
         *folders, name = path.split("/")
         ref = f"refs/heads/{self._copy.branch}"
@@ -484,15 +486,27 @@ class SpecStore:
         commit, *contents = self._git.contents([head.id, *there])
         trees = (*contents, *[b""] * (len(above) - len(there)))
         entries = [_entry(tree, child) for tree, child in zip(trees, [*folders, name], strict=True)]
-        *_, file = entries
-        if _tree_of(commit) != there[0] or [entry and entry.blob for entry in entries[:-1]] != [
-            found and found.id for found in above[1:]
-        ]:
+        *inside, file = entries
+        if _tree_of(commit) != there[0] or not self._are_of_one_commit(path, inside, above[1:]):
             return None
         if file is not None and file.mode not in _FILE_MODES:
             raise _not_a_file(path)
         content = self._blob(file.blob) if file is not None else None
         return _Seen(head.id, _committed_at(commit), trees, content, file, file)
+
+    def _are_of_one_commit(self, path: str, entries: Sequence[Entry | None], found: Sequence[BlobInfo | None]) -> bool:
+        """Say whether the folders above a file are those that each one's parent names.
+
+        Raises NotAFileError, and SourceUnreachable where one of them is damaged.
+        """
+        for entry, seen in zip(entries, found, strict=True):
+            if entry is not None and entry.mode != _FOLDER:
+                raise _not_a_file(path)
+            if entry is not None and seen is None:
+                self._git.contents([entry.blob])
+            if (entry and entry.blob) != (seen and seen.id):
+                return False
+        return True
 
     def _as_it_counts(self, seen: _Seen, path: str) -> _Seen | None:
         """Put what counts at a path in the place of what is held there; None where the branch has moved on.

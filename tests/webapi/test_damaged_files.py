@@ -9,7 +9,7 @@ from reconciler.names import RULES_FILE
 from reconciler.shell.objects import object_id
 from reconciler.spec import ServingSpec, parse
 from tests.repositories import loose
-from tests.webapi.client import MODELS, SPEC, Answer, Api
+from tests.webapi.client import MODELS, SPEC, Answer, Api, git
 
 FILE = "users/alice/hello.yaml"
 TWO = f"{SPEC}num_replicas: 2\n"
@@ -130,6 +130,16 @@ def test_a_plan_with_a_damaged_file_says_that_it_changes_nothing_of_its_model(ap
     assert blob not in changes["users/alice/other.yaml"]["message"]
     assert changes[FILE]["effect"] == "block"
     assert blob in changes[FILE]["message"]
+
+
+def test_a_write_below_a_damaged_folder_is_refused_at_once(api: Api) -> None:
+    api.created(SPEC)
+    head = api.head()
+    tree = git(api.folder / "specs.git", "rev-parse", "main:users/alice")
+    loose(api.folder / "specs.git", tree).write_bytes(b"")
+    answer = api.post(TWO)
+    assert (answer.status_code, answer.json["error"]["code"]) == (503, "source_unreachable")
+    assert api.head() == head
 
 
 def test_damaged_rules_cannot_be_changed_in_place(api: Api) -> None:
