@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -193,3 +194,33 @@ def test_a_mirrors_damaged_blob_holds_up_nobody_while_the_remote_is_gone(
     truncated(loose(tmp_path / "home" / MIRROR_FOLDER, BAD))
     repository.path.rename(repository.path.with_name("away"))
     assert source.blobs([BAD, GOOD], 100_000) == {BAD: Damaged(BAD, "it is damaged"), GOOD: b"good"}
+
+
+@pytest.fixture
+def clone(tmp_path: Path, repository: Repository) -> Path:
+    folder = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", "--no-hardlinks", str(repository.path), str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("ruin", RUINS)
+def test_the_objects_of_a_clone_bring_it_back_as_the_message_says(
+    repository: Repository, clone: Path, ruin: Callable[[Path], None]
+) -> None:
+    ruin(loose(repository.path, BAD))
+    here = Git(repository.path, 30)
+    assert isinstance(here.blobs([BAD], 100_000)[BAD], Damaged)
+    subprocess.run(["cp", "-rf", f"{clone}/.git/objects/.", f"{repository.path}/objects/"], check=True)
+    assert here.blobs([BAD], 100_000) == {BAD: TEXT}
+
+
+@pytest.mark.parametrize("ruin", RUINS)
+def test_another_version_can_be_pushed_as_the_message_says(
+    repository: Repository, clone: Path, ruin: Callable[[Path], None]
+) -> None:
+    ruin(loose(repository.path, BAD))
+    (clone / PATH).write_bytes(TEXT[100:])
+    git(clone, "commit", "--quiet", "--all", "--message", "another version")
+    git(clone, "push", "--quiet", "--no-thin", "origin", "HEAD:main")
+    new = git(repository.path, "rev-parse", f"main:{PATH}")
+    assert Git(repository.path, 30).blobs([new], 100_000) == {new: TEXT[100:]}
