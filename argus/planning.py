@@ -15,7 +15,7 @@ from typing import Any
 from argus.client import Client
 from argus.errors import ClientError, UpFailed
 from reconciler.core.desired import PLAIN_FILE, is_read, understood
-from reconciler.core.entities import Cluster
+from reconciler.core.entities import Cluster, Damaged
 from reconciler.core.history import PathChange
 from reconciler.core.ownership import gate, left_held
 from reconciler.core.plandata import data
@@ -136,8 +136,11 @@ def _change_of(git: Git, changes: list[PathChange], limits: Limits) -> dict[str,
     content = git.blobs(blobs, limits.max_bytes)
     files: dict[str, str | None] = {}
     for change in changes:
+        data = content.get(change.after.blob, b"") if change.after else None
+        if isinstance(data, Damaged):
+            raise UpFailed(data.of(change.path))
         try:
-            files[change.path] = content.get(change.after.blob, b"").decode() if change.after else None
+            files[change.path] = data.decode() if data is not None else None
         except UnicodeDecodeError:
             raise UpFailed(f"{change.path} is not UTF-8 text; `argus validate` says where") from None
     return {

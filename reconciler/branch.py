@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
 from reconciler.core import requests, rewrites, room, verdicts
-from reconciler.core.desired import is_read, refused_by_mode, understood
+from reconciler.core.desired import Said, is_read, refused_by_mode, understood
 from reconciler.core.entities import (
     ChangeKind,
     Commit,
+    Damaged,
     Event,
     FileChange,
     Observation,
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 Address: TypeAlias = tuple[str, str, str, str]
 """What a file says depends on these alone: its mode, its content's id, its owner, its suffix."""
 
-Parsed: TypeAlias = ServingSpec | SpecRejected
-
 
 @dataclass(frozen=True, slots=True)
 class Branch:
@@ -46,7 +45,7 @@ class Branch:
 
     tree: Tree
     changes: tuple[FileChange, ...]
-    specs: Mapping[Address, Parsed]
+    specs: Mapping[Address, Said]
     rewritten: tuple[Event, ...]
     is_rewritten: bool
     carried: Carried | None
@@ -55,7 +54,7 @@ class Branch:
     rulings: frozenset[Ruling] = frozenset()
     rules_held: str | None = None
 
-    def parsed(self) -> dict[str, Parsed]:
+    def parsed(self) -> dict[str, Said]:
         """Give what each file says, by model key."""
         return {key: self.specs[_address(file)] for key, file in self.tree.files.items()}
 
@@ -85,22 +84,26 @@ class Branch:
     def _counting(self) -> Iterator[FileChange]:
         return (each for each in self.changes if each.held is None)
 
-    def _asks_for(self, file: SpecFile | None) -> Parsed | None:
+    def _asks_for(self, file: SpecFile | None) -> Said | None:
         return (refused_by_mode(file) or self._says(file)) if file is not None else None
 
-    def _says(self, file: SpecFile | None) -> Parsed | None:
+    def _says(self, file: SpecFile | None) -> Said | None:
         return self.specs[_address(file)] if file is not None else None
 
 
 class BranchReader:
-    """Reads the branch pass after pass. A file is parsed once: its outcome is remembered by its content's address."""
+    """Reads the branch pass after pass. A file is parsed once: its outcome is remembered by its content's address.
+
+    What is damaged is read anew at every pass, so that it counts as soon as it can be read.
+    """
 
     def __init__(self, source: Source, limits: Limits) -> None:
         """Read from `source`; `limits` bound what a spec may ask for."""
         self._source = source
         self._limits = limits
-        self._parsed: dict[Address, Parsed] = {}
+        self._parsed: dict[Address, ServingSpec | SpecRejected] = {}
         self._stale = False
+        self._damaged: frozenset[str] = frozenset()
 
     def read(self, known: LedgerState, now: datetime) -> Branch:
         """Read the newest revision, and compare it with what the ledger knows. Raises SourceUnreachable."""
@@ -143,18 +146,31 @@ class BranchReader:
             if isinstance(spec := said[key], ServingSpec)
         }
 
-    def _specs(self, tree: Tree, changes: tuple[FileChange, ...]) -> Mapping[Address, Parsed]:
+    def _specs(self, tree: Tree, changes: tuple[FileChange, ...]) -> Mapping[Address, Said]:
         files = [*tree.files.values()]
         counting = (change for change in changes if change.held is None)
         files += [file for change in counting for file in (change.before, change.after) if file is not None]
         needed = {_address(file): file for file in files}
         new = {file.blob for address, file in needed.items() if address not in self._parsed and is_read(file)}
         content = self._source.blobs(new, self._limits.max_bytes) if new else {}
-        self._parsed = {
+        said = {
             address: self._parsed.get(address) or understood(file, content, self._limits)
             for address, file in needed.items()
         }
-        return self._parsed
+        self._parsed = {address: each for address, each in said.items() if not isinstance(each, Damaged)}
+        self._tell_damage(
+            {each.of(needed[address].identity.path) for address, each in said.items() if isinstance(each, Damaged)}
+        )
+        return said
+
+    def _tell_damage(self, damaged: Iterable[str]) -> None:
+        """Log what cannot be read from now on, and that all can be read again."""
+        now = frozenset(damaged)
+        for each in sorted(now - self._damaged):
+            log.warning("%s", each)
+        if self._damaged and not now:
+            log.info("every file of the spec repository can be read again")
+        self._damaged = now
 
     def _tell(self, trouble: str | None) -> None:
         """Log where passes begin to go by what was last fetched, and where they end to."""

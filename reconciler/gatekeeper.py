@@ -14,6 +14,7 @@ from reconciler.core.desired import PLAIN_FILE, Wanted, Withheld
 from reconciler.core.entities import (
     PLATFORM,
     Commit,
+    Damaged,
     Declared,
     Event,
     EventType,
@@ -70,7 +71,7 @@ class Passed:
 class Blobs(Protocol):
     """Where content is read."""
 
-    def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
+    def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes | Damaged]:
         """Keep `ports.Source.blobs`."""
         ...
 
@@ -112,7 +113,10 @@ class RulesReader:
             return RulesRefused(f"it has git mode {entry.mode}, and right would be a plain file (mode {PLAIN_FILE})")
         found = self._parsed.get(entry.blob)
         if found is None:
-            found = self._parsed[entry.blob] = parse(self._source.blobs([entry.blob], MAX_BYTES)[entry.blob])
+            content = self._source.blobs([entry.blob], MAX_BYTES)[entry.blob]
+            if isinstance(content, Damaged):
+                return RulesRefused(content.of(RULES_FILE))  # and looked at anew each time: it may be mended
+            found = self._parsed[entry.blob] = parse(content)
         return found
 
 

@@ -15,6 +15,7 @@ from reconciler.core.cases import Case, CaseId
 from reconciler.core.entities import (
     App,
     Commit,
+    Damaged,
     Declared,
     Event,
     FileChange,
@@ -94,10 +95,12 @@ class Source(Protocol):
         """Say whether `sha` is `other` or came before it, both being on the branch as last read."""
         ...
 
-    def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
+    def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes | Damaged]:
         """Read blobs by id, each cut to `max_bytes` + 1 bytes so that a caller can see that one is too large.
 
-        Raises SourceUnreachable, also where an id names no blob.
+        One that is missing or damaged is told as such, keeps no other from being read, and is read anew each time.
+        Where there is another copy of the repository to be had, that is tried first. Raises SourceUnreachable, also on
+        what is no object id.
         """
         ...
 

@@ -47,6 +47,14 @@ def runs(pid: int) -> bool:
         return False
 
 
+def loose(folder: Path, blob: str) -> Path:
+    """Give the file of a loose object, made writable so that a test can break it."""
+    path = folder / "objects" / blob[:2] / blob[2:]
+    if path.exists():
+        path.chmod(0o644)
+    return path
+
+
 class Repository:
     """A bare repository with one branch. Commits are at a second of their own each, unless a test says when."""
 

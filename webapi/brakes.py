@@ -12,7 +12,7 @@ from typing import Any
 from reconciler.core.entities import HoldKind, Record
 from reconciler.core.gates import is_up
 from reconciler.core.history import ALLOW_REMOVAL, OVERRIDE_FREEZE
-from reconciler.shell.git import scrub
+from reconciler.shell.git_answers import scrub
 from webapi import hold_schemas, openapi
 from webapi.auth import caller, require_admin
 from webapi.bodies import read_json

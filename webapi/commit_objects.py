@@ -8,7 +8,7 @@ from collections.abc import Callable
 from reconciler.core.entities import Commit
 from reconciler.core.history import API_EMAIL, API_NAME
 from reconciler.core.identity import moment
-from reconciler.shell.git import clean
+from reconciler.shell.git_answers import clean
 from reconciler.shell.objects import object_id
 
 _COMMITTED_AT = re.compile(rb"^committer .*> ([0-9]{1,12}) [+-][0-9]{4}$", re.MULTILINE)

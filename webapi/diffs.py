@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reconciler.core.entities import FileChange
+from reconciler.core.entities import Damaged, FileChange, SpecFile
 from reconciler.shell.git import Git
+from reconciler.shell.spec_copy import SpecCopy
 
 LONGEST_SPEC = 65536
 """The longest file of which a diff is made, in bytes: no longer one can be a spec."""
 
+_SUBMODULE = "160000"
 
-def diffs(git: Git, changes: Sequence[FileChange]) -> dict[str, str]:
-    """Give each change's diff by its commit, none for files that are too long or no text. Raises SourceUnreachable."""
-    blobs = list({blob for change in changes for blob in _sides(change) if blob is not None})
-    sizes = {blob: found.size for blob, found in zip(blobs, git.describe(blobs), strict=True) if found is not None}
+
+def diffs(copy: SpecCopy, changes: Sequence[FileChange]) -> dict[str, str]:
+    """Give each change's diff by its commit, none for files that are too long, no text, or damaged.
+
+    Raises SourceUnreachable.
+    """
+    files = [change for change in changes if all(side.mode != _SUBMODULE for side in _sides(change))]
+    contents = copy.blobs({side.blob for change in files for side in _sides(change)}, LONGEST_SPEC)
     found = {}
-    for change in changes:
-        before, after = _sides(change)
-        if any(sizes.get(blob, LONGEST_SPEC + 1) > LONGEST_SPEC for blob in (before, after) if blob is not None):
+    for change in files:
+        sides = [contents[side.blob] for side in _sides(change)]
+        texts = [content for content in sides if not isinstance(content, Damaged) and len(content) <= LONGEST_SPEC]
+        if not texts or len(texts) < len(sides):
             continue
-        hunks = _between(git, before, after)
+        before, after = change.before, change.after
+        if before and after:
+            hunks = _between(copy.git, before.blob, after.blob)
+        else:
+            hunks = _only(texts[0], "+" if after else "-")
         if hunks is not None:
             path = change.identity.path
             names = f"--- {f'a/{path}' if before else '/dev/null'}\n+++ {f'b/{path}' if after else '/dev/null'}\n"
@@ -28,21 +39,20 @@ def diffs(git: Git, changes: Sequence[FileChange]) -> dict[str, str]:
     return found
 
 
-def _sides(change: FileChange) -> tuple[str | None, str | None]:
-    return (change.before.blob if change.before else None, change.after.blob if change.after else None)
+def _sides(change: FileChange) -> list[SpecFile]:
+    return [side for side in (change.before, change.after) if side is not None]
 
 
-def _between(git: Git, before: str | None, after: str | None) -> str | None:
-    if before is not None and after is not None:
-        out = git.run("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--end-of-options", before, after)
-        start = out.find(b"\n@@ ")
-        if start < 0:
-            return None if out else ""
-        return out[start + 1 :].decode(errors="replace")
-    [content] = git.contents([before or after or ""])
-    if b"\0" in content:
-        return None
-    return _whole(content.decode(errors="replace"), "+" if after is not None else "-")
+def _between(git: Git, before: str, after: str) -> str | None:
+    out = git.run("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--end-of-options", before, after)
+    start = out.find(b"\n@@ ")
+    if start < 0:
+        return None if out else ""
+    return out[start + 1 :].decode(errors="replace")
+
+
+def _only(content: bytes, sign: str) -> str | None:
+    return None if b"\0" in content else _whole(content.decode(errors="replace"), sign)
 
 
 def _whole(text: str, sign: str) -> str:

@@ -39,7 +39,9 @@ class ModelProgress(Answer):
 class ModelHeld(Answer):
     """A change of a model that is in git and does not count for now: the model goes on as it was."""
 
-    kind: HoldKind = Field(description="brake: it would remove too much at once. policy: its author may not.")
+    kind: HoldKind = Field(
+        description="brake: it would remove too much at once. policy: its author may not. damaged: it cannot be read."
+    )
     message: str
     since: UtcTime = Field(description="When it was first held so.")
     commit: str = Field(description="The commit that brought the change.", examples=[SHA_EXAMPLE])

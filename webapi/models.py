@@ -72,7 +72,9 @@ def write_model(query: model_schemas.OwnerQuery, header: model_schemas.CreateHea
         return f"{'Create' if before is None else 'Update'} {spec.model_id}"
 
     path = spec_path(owner, spec.model_id)
-    written = platform.store.write(path, change, author=caller().author, subject=subject, condition=condition)
+    written = platform.store.write(
+        path, change, author=caller().author, subject=subject, condition=condition, replaces=True
+    )
     return answer(platform, written, State.QUEUED, HTTPStatus.ACCEPTED)
 
 
@@ -184,6 +186,7 @@ def delete_model(path: model_schemas.ModelPath, header: model_schemas.MatchHeade
         subject=subject,
         model_key=identity.model_key,
         condition=condition,
+        replaces=True,
     )
     return answer(platform, written, State.DELETING)
 

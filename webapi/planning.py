@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-from reconciler.core.desired import is_read, understood
+from reconciler.core.desired import Said, is_read, understood
 from reconciler.core.entities import Cluster, Entry, Located, Record, SpecFile, Tree, Unusable
 from reconciler.core.history import PathChange
 from reconciler.core.plandata import data
@@ -165,7 +165,7 @@ def _before(path: str, asked: plan_schemas.PlanRequest, file: SpecFile | None) -
 
 
 def _of_commit(platform: Parts, head: str, tree: Tree) -> _Change:
-    git = platform.store.source.git
+    git = platform.store.source.copy.git
     if tree.revision is None:
         raise NotFound("the repository's branch has no commit yet that a change could be planned on")
     try:
@@ -188,14 +188,12 @@ def _refuse_others(paths: Iterable[str]) -> None:
         raise Forbidden(f"only the admin may plan changes outside of {USERS_FOLDER}/{asking.user_id}/")
 
 
-def _parsed(
-    platform: Parts, tree: Tree, records: Mapping[str, Record], content: Mapping[str, bytes]
-) -> dict[str, ServingSpec | SpecRejected]:
+def _parsed(platform: Parts, tree: Tree, records: Mapping[str, Record], given: Mapping[str, bytes]) -> dict[str, Said]:
     """Read what the files say: what the loop has read already is taken from its records."""
     limits = platform.settings.limits
     new = [file for key, file in tree.files.items() if _known(records.get(key), file) is None]
     unread = {file.blob for file in new if is_read(file)}
-    content = {**platform.store.source.blobs(unread - content.keys(), limits.max_bytes), **content}
+    content = {**platform.store.source.blobs(unread - given.keys(), limits.max_bytes), **given}
     return {
         key: _known(records.get(key), file) or understood(file, content, limits) for key, file in tree.files.items()
     }

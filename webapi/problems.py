@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 from reconciler.errors import ArgusError, Moved, Unreachable
 from reconciler.spec import Problem, SpecRejected
 from reconciler.yamlsafe import dotted, shown
-from webapi.store import NotAFileError, Overtaken
+from webapi.store import FileDamagedError, NotAFileError, Overtaken
 
 log = logging.getLogger(__name__)
 
@@ -186,6 +186,10 @@ def _not_a_file(error: NotAFileError) -> Answer:
     return Answer(HTTPStatus.CONFLICT, error.code, str(error))
 
 
+def _file_damaged(error: FileDamagedError) -> Answer:
+    return Answer(HTTPStatus.CONFLICT, error.code, str(error), {"path": error.path, "object": error.blob})
+
+
 def _overtaken(error: Overtaken) -> Answer:
     return Answer(HTTPStatus.CONFLICT, error.code, str(error), {"base": error.base, "current": error.current})
 
@@ -224,6 +228,7 @@ def _unexpected(error: Exception) -> Answer:
 _TABLE: tuple[tuple[type[Exception], Callable[[Any], Answer]], ...] = (
     (RequestProblem, RequestProblem.answer),
     (NotAFileError, _not_a_file),
+    (FileDamagedError, _file_damaged),
     (Overtaken, _overtaken),
     (ValidationError, _invalid),
     (Moved, _later),

@@ -12,6 +12,7 @@ from reconciler.core.desired import refused_by_mode
 from reconciler.core.entities import SpecFile, Tree
 from reconciler.spec import ServingSpec, SpecRejected, parse
 from webapi.parts import Parts
+from webapi.store import FileDamagedError
 from webapi.views import Model, joined
 
 
@@ -38,10 +39,16 @@ def one_model(parts: Parts, model_key: str) -> Model | None:
 
 
 def with_spec(parts: Parts, model: Model) -> Model:
-    """Read a model's file where the reconciler has not done so yet. Raises Unreachable."""
+    """Read a model's file where the reconciler has not done so yet. Raises Unreachable.
+
+    One that is damaged is shown so: it keeps no list and no detail from being shown.
+    """
     if model.file is None or not model.is_ahead:
         return model
-    return replace(model, spec=_spec(parts, model.file))
+    try:
+        return replace(model, spec=_spec(parts, model.file))
+    except FileDamagedError as error:
+        return replace(model, damaged=str(error))
 
 
 def _spec(parts: Parts, file: SpecFile) -> ServingSpec | SpecRejected | None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from http import HTTPStatus
 
 from reconciler.core.entities import EventType, Identity, SpecFile, State
-from reconciler.shell.git import scrub
+from reconciler.shell.git_answers import scrub
 from reconciler.shell.objects import object_id
 from reconciler.spec import SpecRejected, parse
 from webapi import conditions, model_schemas, openapi
@@ -81,6 +81,7 @@ def roll_model_back(path: model_schemas.ModelPath, header: model_schemas.MatchHe
         body=_body(asked.reason, target, file.commit.sha),
         model_key=identity.model_key,
         condition=condition,
+        replaces=True,
     )
     return answer(platform, written, State.QUEUED, HTTPStatus.ACCEPTED)
 

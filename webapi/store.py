@@ -19,11 +19,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeAlias, TypeVar
 
-from reconciler.core.entities import Commit, Entry, FileChange, Identity, Tree
+from reconciler.core.entities import Commit, Damaged, Entry, FileChange, Identity, Tree
 from reconciler.core.history import ACCEPT, PathChange, RawCommit
 from reconciler.errors import ArgusError, Moved, SourceUnreachable
 from reconciler.names import RULES_FILE, split_path
-from reconciler.shell.git import STALE_LOCK_S, scrub
+from reconciler.shell.git import STALE_LOCK_S
+from reconciler.shell.git_answers import BlobInfo, scrub
+from reconciler.shell.mending import mend
 from reconciler.shell.objects import FILE_MODE, FOLDER_MODE, Kind, TreeEntry, object_id, parse_tree, tree_with
 from reconciler.shell.source import GitSource, Past
 from webapi.commit_objects import commit_object, committed_at, tree_of
@@ -39,6 +41,9 @@ READ_AGE_S = 5.0
 """How old a mirror of a remote repository may be for a read, in seconds. Writes fetch first."""
 
 PLAIN = "100644"
+
+_FOLDER = "040000"
+_FILE_MODES = {PLAIN, "100755", "120000"}
 
 _LOOK_EVERY_S = 0.25
 """How often somebody who waits for his turn looks whether there is any sense in it, in seconds."""
@@ -71,6 +76,20 @@ class Overtaken(ArgusError):
         self.current = current
 
 
+class FileDamagedError(ArgusError):
+    """What a file says cannot be read in the spec repository, so nothing can be changed in it: only all of it.
+
+    `path` is the file's, `blob` the object that should hold what it says.
+    """
+
+    code = "file_damaged"
+
+    def __init__(self, path: str, damaged: Damaged) -> None:
+        super().__init__(damaged.of(path))
+        self.path = path
+        self.blob = damaged.blob
+
+
 class NotAFileError(ArgusError):
     """Where the file belongs, the repository has something else: somebody pushed a folder or a submodule there."""
 
@@ -97,13 +116,14 @@ class Written:
 class _Seen:
     """The branch at one commit, around one path: the trees from the root down, and the file.
 
-    `entry` and `content` are what counts (`core.ownership`), `stands` what git has: the same, unless that is held.
+    `entry` and `content` are what counts (`core.ownership`), `stands` what git has: the same, unless that is held. A
+    file that is there has an `entry`; content that is damaged is told as such.
     """
 
     head: str | None
     committed_at: int
     trees: tuple[bytes, ...]
-    content: bytes | None
+    content: bytes | Damaged | None
     entry: Entry | None
     stands: Entry | None
 
@@ -119,6 +139,7 @@ class _Write:
     body: str
     model_key: str | None
     condition: Condition | None
+    replaces: bool
     first: _Seen | None = None
 
 
@@ -142,7 +163,7 @@ class SpecStore:
         `stale_lock_s` is the age in seconds from which a lock file of git's counts as left behind by a killed process.
         """
         self._source = source
-        self._git = source.git
+        self._copy, self._git = source.copy, source.copy.git
         self._identities = Identities(source, ledger)
         self._clock = clock
         self._stale_lock_s = stale_lock_s
@@ -168,7 +189,7 @@ class SpecStore:
 
     def expect_news(self) -> None:
         """Have the next read ask a remote repository, however young the copy is: somebody says that it has moved."""
-        self._source.expect_news()
+        self._copy.expect_news()
 
     @property
     def trouble(self) -> str | None:
@@ -177,7 +198,7 @@ class SpecStore:
 
     def fetched_at(self) -> datetime | None:
         """Say when the copy of a remote repository was last brought up to date (UTC); None for a local one."""
-        return self._source.fetched_at()
+        return self._copy.fetched_at()
 
     def past(self, prefix: str) -> tuple[Past, ...]:
         """Give the branch's commits whose SHA begins with `prefix`, as `read` sees it. Raises SourceUnreachable."""
@@ -192,20 +213,23 @@ class SpecStore:
 
         It is what counts: of a file that is held (`core.ownership`), what was accepted last.
 
-        Raises SourceUnreachable, and ValueError on a path that nobody may write.
+        Raises SourceUnreachable, FileDamagedError, and ValueError on a path that nobody may write.
         """
         _checked(path)
-        if self._source.remote:
+        if self._copy.remote:
             self._source.tree(max_age_s=READ_AGE_S)
-        return self._source.healing(lambda: self._text(path))
+        return self._copy.healing(lambda: self._text(path))
 
     def _text(self, path: str) -> bytes | None:
         if self._is_ruled(path):
-            return self._content(self._source.counting(path)[1])
-        [found] = self._git.describe([f"refs/heads/{self._source.branch}:{path}"])
-        if found is None or found.kind != "blob":
-            return None
-        return self._git.blobs([found.id], MAX_BLOB_BYTES)[found.id]
+            entry = self._source.counting(path)[1]
+            return None if entry is None else self._whole(path, entry.blob)
+        branch = f"refs/heads/{self._copy.branch}"
+        [found] = self._git.describe([f"{branch}:{path}"])
+        if found is None:  # it is not there, or its content is missing: its folder knows
+            listed = self._text_at(branch, path)
+            return listed[1] if listed is not None else None
+        return self._whole(path, found.id) if found.kind == "blob" else None
 
     def commits(self, prefix: str) -> tuple[str, ...]:
         """Give the branch's commits, as of the last `read`, whose SHA begins with `prefix`."""
@@ -217,15 +241,15 @@ class SpecStore:
 
     def diffs(self, changes: Sequence[FileChange]) -> dict[str, str]:
         """Give each change's unified diff by its commit (`diffs.diffs`). Raises SourceUnreachable."""
-        return self._source.healing(lambda: diffs(self._git, changes))
+        return self._copy.healing(lambda: diffs(self._copy, changes))
 
     def text_at(self, revision: str, path: str) -> tuple[str, bytes] | None:
         """Give a file's mode and content at a commit of the branch, cut as by `text`; None where there was none.
 
-        Raises SourceUnreachable, and ValueError on a path that nobody may write.
+        Raises SourceUnreachable, FileDamagedError, and ValueError on a path that nobody may write.
         """
         _checked(path)
-        return self._source.healing(lambda: self._text_at(revision, path))
+        return self._copy.healing(lambda: self._text_at(revision, path))
 
     def _text_at(self, revision: str, path: str) -> tuple[str, bytes] | None:
         listed = self._git.run("ls-tree", "-z", "--full-tree", "--end-of-options", revision, "--", path)
@@ -233,8 +257,17 @@ class SpecStore:
         kind, _, rest = rest.partition(" ")
         if kind != "blob":
             return None
-        blob = rest[:40]
-        return mode, self._git.blobs([blob], MAX_BLOB_BYTES)[blob]
+        return mode, self._whole(path, rest[:40])
+
+    def _whole(self, path: str, blob: str) -> bytes:
+        """Read what a file says. Raises SourceUnreachable, FileDamagedError."""
+        found = self._blob(blob)
+        if isinstance(found, Damaged):
+            raise FileDamagedError(path, found)
+        return found
+
+    def _blob(self, blob: str) -> bytes | Damaged:
+        return self._source.blobs([blob], MAX_BLOB_BYTES)[blob]
 
     def write(
         self,
@@ -246,6 +279,7 @@ class SpecStore:
         body: str = "",
         model_key: str | None = None,
         condition: Condition | None = None,
+        replaces: bool = False,
     ) -> Written:
         """Make one file what `change` says, in one commit by `author` that changes nothing else.
 
@@ -254,6 +288,9 @@ class SpecStore:
         that belongs to another model (deleted and made anew) counts as absent, and is never overwritten. `condition`
         is asked each time before `change`, unless the file counts as absent. `body` follows the subject in the commit.
 
+        What the file holds may be damaged. A change that `replaces` the whole of it is then called with b"", and what
+        it gives back mends the object where it is the same content; any other change raises FileDamagedError.
+
         Raises Overtaken where somebody else changed the same file meanwhile, Moved where the branch never stood still
         for the source's time limit, Unreachable where git, the remote or the ledger does not answer (the write may have
         landed all the same), NotAFileError, and ValueError on a path or an author that is not one.
@@ -261,7 +298,7 @@ class SpecStore:
         _checked(path)
         if not _AUTHOR.match(author):
             raise ValueError(f"{author!r} is no author's name")
-        wanted = _Write(path, change, author, subject, body, model_key, condition)
+        wanted = _Write(path, change, author, subject, body, model_key, condition, replaces)
         return self._in_turn(lambda: self._try(wanted))
 
     def declare(
@@ -288,9 +325,9 @@ class SpecStore:
     def _try_declaring(
         self, trailers: Mapping[str, str], author: str, message: str, condition: Condition | None
     ) -> str | None:
-        self._source.fetch_for_write()
+        self._copy.fetch_for_write()
         self._source.refuse_if_doubtful()
-        [head] = self._source.healing(lambda: self._git.describe([f"refs/heads/{self._source.branch}^{{commit}}"]))
+        [head] = self._copy.healing(lambda: self._git.describe([f"refs/heads/{self._copy.branch}^{{commit}}"]))
         if condition is not None:
             condition(head.id if head is not None else None)
         if head is None:
@@ -298,17 +335,17 @@ class SpecStore:
         [found] = self._git.contents([head.id])
         content, commit = self._commit_object(tree_of(found), head.id, committed_at(found), author, message)
         self._git.write_objects([("commit", content)])
-        if not self._source.publish(commit.sha, head.id):
+        if not self._copy.publish(commit.sha, head.id):
             return None
         self._source.follow(RawCommit(commit, head.id, (), trailers), RULES_FILE)
         return commit.sha
 
     def _in_turn(self, attempt: Callable[[], T | None]) -> T:
         """Try until something has landed, with other threads of this process one at a time. Raises Moved."""
-        deadline = time.monotonic() + self._source.timeout_s
+        deadline = time.monotonic() + self._copy.timeout_s
         # Threads of one process take turns, which spares them losing races to each other.
         while not self._turn.acquire(timeout=_LOOK_EVERY_S):
-            self._source.refuse_if_stuck()
+            self._copy.refuse_if_stuck()
             if time.monotonic() > deadline:
                 raise Moved("other writes took all the time there was; try again")
         try:
@@ -320,23 +357,23 @@ class SpecStore:
                     return landed
                 if time.monotonic() > deadline:
                     break
-                if not self._source.remote:
-                    self._git.clear_stale_locks(self._source.branch, self._stale_lock_s)
+                if not self._copy.remote:
+                    self._git.clear_stale_locks(self._copy.branch, self._stale_lock_s)
         finally:
             self._turn.release()
-        raise Moved(f"branch {self._source.branch} kept moving for {self._source.timeout_s:g} s; try again")
+        raise Moved(f"branch {self._copy.branch} kept moving for {self._copy.timeout_s:g} s; try again")
 
     def _try(self, wanted: _Write) -> Written | None:
         """Write on top of the present head; None where the branch was no longer there in the end."""
         path, model_key = wanted.path, wanted.model_key
-        self._source.fetch_for_write()
+        self._copy.fetch_for_write()
         self._identities.settle()
         self._source.refuse_if_doubtful()
-        seen = self._source.healing(lambda: self._look(path))
+        seen = self._copy.healing(lambda: self._look(path))
         seen = self._as_it_counts(seen, path) if seen is not None else None
         if seen is None:
             return None
-        before = seen.content
+        here = before = _editable(seen, wanted)
         if model_key is not None and before is not None:
             revision, file = self._source.at(path)
             if revision != seen.head or file is None:
@@ -346,8 +383,12 @@ class SpecStore:
         if wanted.condition is not None and (before is not None or model_key is None):
             wanted.condition(seen.entry.blob if seen.entry else None)
         after = wanted.change(before)
-        if before != seen.content and after is not None:
+        if before != here and after is not None:
             raise Moved(f"{path} is another model's file now")
+        if after is not None:
+            is_back = isinstance(seen.content, Damaged) and seen.entry == _plain(after)
+            mend(self._git, after, if_missing=is_back)
+            before = after if is_back else before
         is_same = after == before and (before is None or (seen.entry and seen.entry.mode == PLAIN))
         if is_same and seen.stands == seen.entry:
             return self._unchanged(seen, path)
@@ -362,7 +403,7 @@ class SpecStore:
             body = f"{body}\n{ACCEPT}: {path}".strip()
         message = "\n\n".join(part for part in (scrub(line), body) if part)
         made = self._commit(seen, path, after, wanted.author, message)
-        if not self._source.publish(made.commit.sha, seen.head):
+        if not self._copy.publish(made.commit.sha, seen.head):
             return None
         return self._landed(made, path)
 
@@ -376,31 +417,44 @@ class SpecStore:
     def _look(self, path: str) -> _Seen | None:
         """Read what a write at `path` stands on; None where the branch moved while it was read.
 
-        Two processes: one for the ids of everything between the branch and the file, one for their content. Each id is
-        looked up by the branch's name, so that what was read must prove to be of one commit.
+        Each id is looked up by the branch's name, so that what was read must prove to be of one commit. The file's is
+        taken from its folder: git does not tell a file that is not there from one whose content is missing. A folder
+        that is missing so is an error.
         """
         *folders, name = path.split("/")
-        ref = f"refs/heads/{self._source.branch}"
+        ref = f"refs/heads/{self._copy.branch}"
         places = [f"{ref}:{'/'.join(folders[: depth + 1])}" for depth in range(len(folders))]
-        head, *above, file = self._git.describe([f"{ref}^{{commit}}", f"{ref}^{{tree}}", *places, f"{ref}:{path}"])
+        head, *above = self._git.describe([f"{ref}^{{commit}}", f"{ref}^{{tree}}", *places])
         if head is None:
-            born = self._git.head(self._source.branch)  # raises where the branch is damaged
+            born = self._git.head(self._copy.branch)  # raises where the branch is damaged
             return _Seen(None, 0, (b"",) * len(above), None, None, None) if born is None else None
-        if any(found is not None and found.kind != "tree" for found in above) or (file and file.kind != "blob"):
-            raise NotAFileError(f"{path} cannot be written: the repository has something else in its place")
+        if any(found is not None and found.kind != "tree" for found in above):
+            raise _not_a_file(path)
         there = [found.id for found in above if found]
-        small = [file.id] if file and file.size <= MAX_BLOB_BYTES else []
-        commit, *contents = self._git.contents([head.id, *there, *small])
-        trees = (*contents[: len(there)], *[b""] * (len(above) - len(there)))
+        commit, *contents = self._git.contents([head.id, *there])
+        trees = (*contents, *[b""] * (len(above) - len(there)))
         entries = [_entry(tree, child) for tree, child in zip(trees, [*folders, name], strict=True)]
-        if tree_of(commit) != there[0] or [entry and entry.blob for entry in entries] != [
-            found and found.id for found in [*above[1:], file]
-        ]:
+        *inside, file = entries
+        if tree_of(commit) != there[0] or not self._are_of_one_commit(path, inside, above[1:]):
             return None
-        content = None
-        if file:
-            content = contents[-1] if small else self._git.blobs([file.id], MAX_BLOB_BYTES)[file.id]
-        return _Seen(head.id, committed_at(commit), trees, content, entries[-1], entries[-1])
+        if file is not None and file.mode not in _FILE_MODES:
+            raise _not_a_file(path)
+        content = self._blob(file.blob) if file is not None else None
+        return _Seen(head.id, committed_at(commit), trees, content, file, file)
+
+    def _are_of_one_commit(self, path: str, entries: Sequence[Entry | None], found: Sequence[BlobInfo | None]) -> bool:
+        """Say whether the folders above a file are those that each one's parent names.
+
+        Raises NotAFileError, and SourceUnreachable where one of them is damaged.
+        """
+        for entry, seen in zip(entries, found, strict=True):
+            if entry is not None and entry.mode != _FOLDER:
+                raise _not_a_file(path)
+            if entry is not None and seen is None:
+                self._git.contents([entry.blob])
+            if (entry and entry.blob) != (seen and seen.id):
+                return False
+        return True
 
     def _as_it_counts(self, seen: _Seen, path: str) -> _Seen | None:
         """Put what counts at a path in the place of what is held there; None where the branch has moved on.
@@ -414,14 +468,11 @@ class SpecStore:
             return None
         if counts == seen.entry:
             return seen
-        return replace(seen, entry=counts, content=self._content(counts))
+        return replace(seen, entry=counts, content=None if counts is None else self._blob(counts.blob))
 
     def _is_ruled(self, path: str) -> bool:
         """Say whether what counts at a path may be something else than git has there."""
         return self._source.is_ruled and (path == RULES_FILE or split_path(path) is not None)
-
-    def _content(self, entry: Entry | None) -> bytes | None:
-        return None if entry is None else self._git.blobs([entry.blob], MAX_BLOB_BYTES)[entry.blob]
 
     def _commit(self, seen: _Seen, path: str, after: bytes | None, author: str, message: str) -> RawCommit:
         """Store a commit on top of what was seen."""
@@ -469,6 +520,19 @@ class SpecStore:
             return None
         out = self._git.run("log", "-1", "--first-parent", "--format=%H", "--end-of-options", head, "--", path)
         return out.decode().strip() or None
+
+
+def _editable(seen: _Seen, wanted: _Write) -> bytes | None:
+    """Give what a change is made of. Raises FileDamagedError."""
+    if not isinstance(seen.content, Damaged):
+        return seen.content
+    if not wanted.replaces:
+        raise FileDamagedError(wanted.path, seen.content)
+    return b""
+
+
+def _not_a_file(path: str) -> NotAFileError:
+    return NotAFileError(f"{path} cannot be written: the repository has something else in its place")
 
 
 def _plain(content: bytes | None) -> Entry | None:

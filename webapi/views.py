@@ -23,12 +23,13 @@ _GONE = {State.DELETING, State.DELETED}
 class Model:
     """One model, as git and the ledger have it. At least one of the two does.
 
-    `spec` is what the file says: needed (and only looked at) where `is_ahead`.
+    `spec` is what the file says: needed (and only looked at) where `is_ahead`. `damaged` says why nobody can read that.
     """
 
     file: SpecFile | None
     record: Record | None
     spec: ServingSpec | SpecRejected | None = None
+    damaged: str | None = None
 
     @property
     def identity(self) -> Identity:
@@ -63,6 +64,8 @@ def state(model: Model) -> State:
         return State.DELETED if record is not None and record.state is State.DELETED else State.DELETING
     if record is not None and not model.is_ahead:
         return record.state
+    if model.damaged is not None:
+        return State.QUEUED if record is None or record.spec is None or record.state in _GONE else record.state
     if not isinstance(model.spec, SpecRejected):
         return State.QUEUED
     # What is refused changes nothing: a model that ran before goes on as it was.
@@ -195,7 +198,7 @@ def platform(
 
 def _error_summary(model: Model) -> str | None:
     if model.is_ahead:
-        return model.spec.message if isinstance(model.spec, SpecRejected) else None
+        return model.spec.message if isinstance(model.spec, SpecRejected) else model.damaged
     held = _held(model)
     if model.record is None or held is None:
         return model.record.error_summary if model.record else None

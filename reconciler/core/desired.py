@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
-from reconciler.core.entities import Commit, HoldKind, Located, Record, SpecFile, Tree, Unusable
+from reconciler.core.entities import Commit, Damaged, HoldKind, Located, Record, SpecFile, Tree, Unusable
 from reconciler.core.retry import waits
 from reconciler.core.workload import engine_version
 from reconciler.spec import (
@@ -21,6 +22,9 @@ from reconciler.spec import (
 )
 
 PLAIN_FILE = "100644"
+
+Said: TypeAlias = ServingSpec | SpecRejected | Damaged
+"""What a file says, why that is refused, or why nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +53,31 @@ class Wanted:
     is_gone: bool = False
 
 
-def desired(
-    tree: Tree, parsed: Mapping[str, ServingSpec | SpecRejected], records: Mapping[str, Record]
-) -> dict[str, Wanted]:
+def desired(tree: Tree, parsed: Mapping[str, Said], records: Mapping[str, Record]) -> dict[str, Wanted]:
     """Join the tree's files with their parsed content, both keyed by model key.
 
-    A file that is refused is an entry, not a hole: its model holds at the last accepted spec.
+    A file that is refused, or that cannot be read, is an entry, not a hole: its model holds at the last accepted spec.
     """
     wanted = {}
     for key, file in tree.files.items():
         spec = refused_by_mode(file) or parsed[key]
-        if isinstance(spec, ServingSpec):
-            effective: ServingSpec | None = spec
+        record = records.get(key)
+        if isinstance(spec, Damaged):
+            why = Withheld(HoldKind.DAMAGED, spec.of(file.identity.path))
+            wanted[key] = kept(record, why, file.commit) or Wanted(file, why, None, newer=file.commit)
+        elif isinstance(spec, ServingSpec):
+            wanted[key] = Wanted(file=file, spec=spec, effective=spec)
         else:
-            record = records.get(key)
-            effective = record.spec if record is not None else None
-        wanted[key] = Wanted(file=file, spec=spec, effective=effective)
+            wanted[key] = Wanted(file=file, spec=spec, effective=record.spec if record is not None else None)
     return wanted
+
+
+def kept(record: Record | None, why: Withheld, newer: Commit, *, is_gone: bool = False) -> Wanted | None:
+    """Give what is wanted of a model while `newer` does not count: what was accepted; None where nothing ever was."""
+    if record is None or record.spec is None:
+        return None
+    accepted = SpecFile(record.identity, record.blob, PLAIN_FILE, record.commit)
+    return Wanted(accepted, why, record.spec, newer=newer, is_gone=is_gone)
 
 
 def pinned(wanted: Wanted, record: Record | None, platform: str) -> Located | None:
@@ -103,10 +115,12 @@ def is_read(file: SpecFile) -> bool:
     return file.mode == PLAIN_FILE
 
 
-def understood(file: SpecFile, content: Mapping[str, bytes], limits: Limits) -> ServingSpec | SpecRejected:
+def understood(file: SpecFile, content: Mapping[str, bytes | Damaged], limits: Limits) -> Said:
     """Say what a file says. `content` holds, by blob, what is read (`is_read`)."""
-    who = file.identity
-    return refused_by_mode(file) or parse(content[file.blob], owner=who.user_id, limits=limits, suffix=who.suffix)
+    if refused := refused_by_mode(file):
+        return refused
+    who, data = file.identity, content[file.blob]
+    return data if isinstance(data, Damaged) else parse(data, owner=who.user_id, limits=limits, suffix=who.suffix)
 
 
 def refused_by_mode(file: SpecFile) -> SpecRejected | None:

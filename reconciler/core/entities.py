@@ -52,6 +52,25 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Damaged:
+    """The content of a file that the spec repository should have and that cannot be read there. `why`, in a few words.
+
+    Damage is no absence, and no fault of what the file says: nobody knows what it says.
+    """
+
+    blob: str
+    why: str
+
+    def of(self, path: str) -> str:
+        """Say it of the file at `path`, with what puts it right."""
+        return (
+            f"object {self.blob} of {path} cannot be read in the spec repository: {self.why}. Another version of the "
+            "file puts it right (by the API, or with `git push --no-thin`), and so do the objects of any complete "
+            "clone, copied over the repository's own (cp -rf); `git fsck` names what is broken"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Who a model is, as a function of the repository's history alone (`core.identity`)."""
 
@@ -311,6 +330,8 @@ class HoldKind(StrEnum):
     FROZEN = "frozen"
     POLICY = "policy"
     """Whoever wrote it may not."""
+    DAMAGED = "damaged"
+    """Its content cannot be read in the spec repository."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,21 +15,21 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from reconciler.core import room
-from reconciler.core.desired import PLAIN_FILE, Wanted, Withheld
+from reconciler.core.desired import Wanted, Withheld, kept
 from reconciler.core.entities import (
     Commit,
     Deployment,
     Event,
     EventType,
     Held,
+    HoldKind,
     Identity,
     Record,
-    SpecFile,
     State,
     Tree,
 )
 from reconciler.core.model_events import event_of
-from reconciler.spec import ServingSpec
+from reconciler.spec import ServingSpec, SpecRejected
 
 _GONE = {State.DELETING, State.DELETED}
 
@@ -107,22 +107,27 @@ def gated(
 
 def _without(change: Pending, why: Withheld, want: Wanted | None) -> Wanted:
     """Give what is wanted of a model whose change does not count: what was accepted before, at its commit."""
-    record = change.record
-    if record is None or record.spec is None:
-        assert want is not None, "what was never accepted is not pending as a removal"  # noqa: S101  `pending`
-        return replace(want, spec=why, effective=None, newer=change.commit)
-    accepted = SpecFile(record.identity, record.blob, PLAIN_FILE, record.commit)
-    return Wanted(accepted, why, record.spec, newer=change.commit, is_gone=change.removes)
+    before = kept(change.record, why, change.commit, is_gone=change.removes)
+    if before is not None:
+        return before
+    assert want is not None, "what was never accepted is not pending as a removal"  # noqa: S101  `pending`
+    return replace(want, spec=why, effective=None, newer=change.commit)
 
 
 def events(before: Mapping[str, Record], after: Mapping[str, Record], now: datetime) -> tuple[Event, ...]:
-    """Tell of holds that begin, and of those that are over because the change counts (or was taken back)."""
+    """Tell of holds that begin, and of those that are over because the change counts (or was taken back).
+
+    What nobody could read, and is refused now that somebody can, is told as every refusal is.
+    """
     told = []
     for key, record in after.items():
         had = before[key].held if key in before else None
         held = record.held
         if held is not None and (had is None or (had.kind, had.commit.sha) != (held.kind, held.commit.sha)):
             told.append(_told(record, EventType.CHANGE_HELD, held.commit, held, now))
+        elif had is not None and held is None and (why := _refused_at_last(record, had)) is not None:
+            where = {"path": record.identity.path, "field": why.field, "line": why.line, "column": why.column}
+            told.append(event_of(record, EventType.SPEC_REJECTED, record.commit, now, message=why.message, **where))
         elif had is not None and held is None:
             told.append(_told(record, EventType.CHANGE_RELEASED, record.commit, had, now))
     return tuple(told)
@@ -133,6 +138,10 @@ def is_up(record: Record | None) -> bool:
     if record is None or record.state in _GONE:
         return False
     return room.runs(record) is not None or room.unrecorded(record, record.deployment)
+
+
+def _refused_at_last(record: Record, had: Held) -> SpecRejected | None:
+    return record.rejection if had.kind is HoldKind.DAMAGED and had.commit.sha == record.commit.sha else None
 
 
 def _first_seen(record: Record) -> Commit | None:

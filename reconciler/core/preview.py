@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from reconciler.core import progress, requests, room
-from reconciler.core.desired import Wanted, Withheld, desired
+from reconciler.core.desired import Said, Wanted, Withheld, desired
 from reconciler.core.effects import Effect
 from reconciler.core.entities import (
     Cluster,
@@ -23,6 +23,7 @@ from reconciler.core.entities import (
     Deployment,
     Entry,
     Health,
+    HoldKind,
     Identity,
     Located,
     Record,
@@ -150,9 +151,7 @@ def merged(tree: Tree, changes: Iterable[PathChange], at: datetime) -> Tree:
     return Tree(revision=tree.revision, files=by_key, users=frozenset(users), tip=commit, rules=rules)
 
 
-def as_if_running(
-    tree: Tree, parsed: Mapping[str, ServingSpec | SpecRejected], now: datetime, platform: str
-) -> dict[str, Record]:
+def as_if_running(tree: Tree, parsed: Mapping[str, Said], now: datetime, platform: str) -> dict[str, Record]:
     """Give the records that there would be if everything in `tree` that can be used ran, in a cluster without end."""
     wanted = desired(tree, parsed, {})
     records = progress.committed({}, wanted, {})
@@ -176,7 +175,7 @@ def assume_folders(wanted: Mapping[str, Wanted], _records: Mapping[str, Record])
 def foresee(
     *,
     tree: Tree,
-    parsed: Mapping[str, ServingSpec | SpecRejected],
+    parsed: Mapping[str, Said],
     records: Mapping[str, Record],
     locate: Locate,
     cluster: Cluster | None,
@@ -250,6 +249,8 @@ def preview(
         change = _change(records.get(key), wanted.get(key), decided, key, knows_room=cluster is not None)
         if key in held and key in then:
             change = _held(change, then[key], wanted[key], held[key])
+        elif key in wanted:
+            change = _unread(change, wanted[key], records.get(key))
         if change.effect is not Effect.NONE:
             changes.append(change)
         elif key in wanted:
@@ -291,8 +292,8 @@ def _change(before: Record | None, want: Wanted | None, decided: Plan, key: str,
 
 
 def _brought_back(
-    tree: Tree, parsed: Mapping[str, ServingSpec | SpecRejected], records: Mapping[str, Record]
-) -> tuple[Tree, Mapping[str, ServingSpec | SpecRejected]]:
+    tree: Tree, parsed: Mapping[str, Said], records: Mapping[str, Record]
+) -> tuple[Tree, Mapping[str, Said]]:
     """Give models whose removal is held their own keys where a push brings their files back (`core.rewrites`)."""
     back = {
         record.identity.path: record.identity
@@ -329,6 +330,17 @@ def _held(stays: Change, then: Change, want: Wanted, pending: Pending) -> Change
         held=want.spec,
         then=then.effect,
     )
+
+
+def _unread(change: Change, want: Wanted, before: Record | None) -> Change:
+    """Say of a file that nobody can read that it would not count, unless it is on the branch and held so already."""
+    why, newer = want.spec, want.newer
+    if not isinstance(why, Withheld) or why.kind is not HoldKind.DAMAGED or newer is None:
+        return change
+    known = before.held if before is not None else None
+    if change.effect is not Effect.NONE or (known is not None and known.commit.sha == newer.sha):
+        return change
+    return replace(change, effect=Effect.BLOCK, message=why.message, touched=True)
 
 
 # A file that is refused does not keep what was accepted before from being started or scaled.

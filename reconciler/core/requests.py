@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any
 
-from reconciler.core.desired import PLAIN_FILE
+from reconciler.core.desired import PLAIN_FILE, Said
 from reconciler.core.entities import ChangeKind, Event, EventType, FileChange, Record, State, Tree
 from reconciler.core.times import iso
 from reconciler.engine_args import given
 from reconciler.spec import ServingSpec, SpecRejected
 
-Parsed: TypeAlias = ServingSpec | SpecRejected
 
-
-def request(change: FileChange, before: Parsed | None, after: Parsed | None, now: datetime) -> Event:
+def request(change: FileChange, before: Said | None, after: Said | None, now: datetime) -> Event:
     """Name what `change` asks for, from what the file said before and says now (None where it is absent)."""
     event_type, payload = _name(change, before, after)
     return Event(
@@ -50,7 +48,7 @@ def between(records: Mapping[str, Record], tree: Tree) -> tuple[FileChange, ...]
     return tuple(sorted(changes, key=lambda change: (change.commit.committed_at, change.identity.model_key)))
 
 
-def _name(change: FileChange, before: Parsed | None, after: Parsed | None) -> tuple[EventType, dict[str, Any]]:
+def _name(change: FileChange, before: Said | None, after: Said | None) -> tuple[EventType, dict[str, Any]]:
     if change.kind is ChangeKind.DELETED:
         return EventType.DELETE_REQUESTED, {}
     if isinstance(after, SpecRejected):
@@ -58,7 +56,7 @@ def _name(change: FileChange, before: Parsed | None, after: Parsed | None) -> tu
         return EventType.SPEC_REJECTED, {"message": after.message, **where}
     if change.kind is ChangeKind.CREATED or after is None:
         return EventType.DEPLOY_REQUESTED, {}
-    if not isinstance(before, ServingSpec):
+    if not isinstance(before, ServingSpec) or not isinstance(after, ServingSpec):
         return EventType.UPDATE_REQUESTED, {}
     fields = changed(before, after)
     event_type = EventType.SCALE_REQUESTED if fields.keys() == {"num_replicas"} else EventType.UPDATE_REQUESTED

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from reconciler.core.cases import LONGEST_MESSAGE, Case, CaseId, Stages, Verdict
-from reconciler.core.desired import Wanted, Withheld
+from reconciler.core.desired import Said, Wanted, Withheld
 from reconciler.core.entities import ChangeKind, FileChange, Record, State
 from reconciler.core.plan import Action, Hold, Keep, Refuse, Remove, Scale, Settle, Start
-from reconciler.spec import ServingSpec, SpecRejected
+from reconciler.spec import SpecRejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Ask:
     """A change with what its file says now: None where it is gone."""
 
     change: FileChange
-    says: ServingSpec | SpecRejected | None
+    says: Said | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,9 @@ def judged(
 def _open(docket: _Docket, seen: Seen, exists: Collection[CaseId], before: Mapping[str, Record], now: datetime) -> None:
     """Open the cases of new changes, and close what the newer ones leave without a future."""
     # What asks for the same again as a change that is held, or takes it back, puts that aside: it is no NO_CHANGE.
-    accepted = {key: record.spec if record.held is None else None for key, record in before.items()}
+    accepted: dict[str, Said | None] = {
+        key: record.spec if record.held is None else None for key, record in before.items()
+    }
     refused_after: dict[str, str] = {}  # model key -> the commit that brought rubbish on top of its open case
     for ask in seen.asks:
         case = _case(ask.change, now)
@@ -126,7 +128,7 @@ def _open(docket: _Docket, seen: Seen, exists: Collection[CaseId], before: Mappi
 def _drop_what_nobody_wants(
     docket: _Docket,
     seen: Seen,
-    accepted: Mapping[str, ServingSpec | None],
+    accepted: Mapping[str, Said | None],
     refused_after: Mapping[str, str],
     before: Mapping[str, Record],
 ) -> None:
@@ -139,6 +141,8 @@ def _drop_what_nobody_wants(
         elif want is None:
             paths = {other.file.identity.path: other.file.commit.sha for other in seen.wanted.values()}
             docket.supersede(key, paths.get(case.path, seen.revision), "the branch was rewritten without this commit")
+        elif isinstance(want.spec, SpecRejected) and want.file.commit.sha == case.commit.sha:
+            _reject(docket, docket.open.pop(key), want.spec)  # nobody could read it before, or the bounds are others
         elif want.effective != accepted.get(key) and key in refused_after:
             # Accepted, and overtaken by rubbish before any pass held at it: so none will ever work towards it.
             docket.supersede(key, refused_after[key])

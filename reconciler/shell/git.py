@@ -1,8 +1,7 @@
 """The one place that starts git, and the few questions that Argus asks a bare repository.
 
 Everything goes by git's own plumbing on the object database: no work tree, no index, no hooks, nothing of a user's or a
-machine's configuration. What a command prints was written by strangers: it is parsed by position, decoded with
-replacement characters, and never repeated in an error but for one scrubbed line of git's own words.
+machine's configuration. What comes of them is in `git_answers`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,8 +21,11 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a machine without git ge
 
 import git as gitpython  # after the line above
 
+from reconciler.core.entities import Damaged
 from reconciler.errors import SourceUnreachable
 from reconciler.shell import file_lock
+from reconciler.shell.blobs import Blobs
+from reconciler.shell.git_answers import BlobInfo, Outcome, described, scrub
 from reconciler.shell.object_reader import Answer, ObjectReader
 from reconciler.shell.objects import Kind, pack
 
@@ -57,62 +58,7 @@ _CONFIG = {
 _KEPT_VARIABLES = re.compile(
     r"GIT_(?:SSH|SSH_COMMAND|SSH_VARIANT|ASKPASS|SSL_(?!NO_VERIFY).*|PROXY_.*|HTTP_.*|EXEC_PATH|PYTHON_.*)\Z"
 )
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
-_DAMAGE = re.compile(
-    rb"is corrupt|corrupted|is empty|bad object|bad ref|bad tree|broken|unable to read|inflate|could not parse"
-    rb"|missing (?:blob|tree|commit)|garbage|object file|does not match index|unable to unpack|cannot be read"
-    rb"|not in the spec repository"
-)
 _REMOTE_VERBS = frozenset({"fetch", "push"})
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-_OBJECT_ID = re.compile(r"[0-9a-f]{40}\Z")
-_MESSAGE_LIMIT = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one git command left: its exit status and what it printed."""
-
-    status: int
-    out: bytes
-    err: bytes
-
-    @property
-    def complaint(self) -> str:
-        """The first line of git's own complaint, scrubbed; what a remote's hooks say is left out."""
-        lines = [line for line in self.err.decode(errors="replace").splitlines() if not line.startswith("remote:")]
-        said = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines or ["no reason given"]
-        return scrub(said[0])
-
-    @property
-    def tells_of_damage(self) -> bool:
-        """Say whether git complains of what lies on this disk, as after a power failure."""
-        return self.status != 0 and _DAMAGE.search(self.err) is not None
-
-
-@dataclass(frozen=True, slots=True)
-class BlobInfo:
-    """An object as `cat-file --batch-check` names it. `size` is in bytes."""
-
-    id: str
-    kind: str
-    size: int
-
-
-def scrub(text: str) -> str:
-    """Make git's words fit for a log line: credentials out of URLs, one line, no control characters, at most 300."""
-    return _CONTROL.sub(" ", _CREDENTIALS.sub("***@", text)).strip()[:_MESSAGE_LIMIT]
-
-
-def clean(text: bytes, limit: int = 200) -> str:
-    """Read a stranger's text (a name, a subject): undecodable bytes replaced, control characters out, cut."""
-    read = text[: 4 * limit].decode(errors="replace")
-    return (read if read.isprintable() else _CONTROL.sub(" ", read)).strip()[:limit]
-
-
-def is_object_id(text: str) -> bool:
-    """Say whether `text` is a full SHA-1 object id."""
-    return _OBJECT_ID.match(text) is not None
 
 
 class RemoteAccess(Protocol):
@@ -167,6 +113,7 @@ class Git:
         self._environment |= _as_environment(settings, 0)
         self._settings = len(settings)
         self._reader = ObjectReader(lambda: self._start(("cat-file", "--batch-command")), timeout_s)
+        self._blobs = Blobs(self)
 
     def attempt(self, *arguments: str, stdin: bytes = b"") -> Outcome:
         """Run one command and give what it left, whatever its status. Raises SourceUnreachable, also past the limit."""
@@ -192,9 +139,9 @@ class Git:
         """Give the SHA of the branch's newest commit; None where the branch is not born. Raises SourceUnreachable."""
         ref = f"refs/heads/{branch}"
         if quick := self._quickly(self._reader.describe, [f"{ref}^{{commit}}"]):
-            described = _described(quick[0])
-            if described is not None and described.kind == "commit":
-                return described.id
+            seen = described(quick[0])
+            if seen is not None and seen.kind == "commit":
+                return seen.id
         outcome = self.attempt("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
         if outcome.status == 0:
             return outcome.out.decode().strip()
@@ -214,7 +161,7 @@ class Git:
             lines = out.decode(errors="replace").splitlines()
         if len(lines) != len(names):
             raise SourceUnreachable("git cat-file gave an answer that cannot be read")
-        return [_described(line) for line in lines]
+        return [described(line) for line in lines]
 
     def contents(self, ids: Sequence[str]) -> list[bytes]:
         """Read objects whole, in the order asked for. Raises SourceUnreachable, also where one is not there."""
@@ -226,11 +173,11 @@ class Git:
         found, position = [], 0
         for name in ids:
             end = out.find(b"\n", position)
-            described = _described(out[position:end].decode(errors="replace"))
-            if described is None:
+            seen = described(out[position:end].decode(errors="replace"))
+            if seen is None:
                 raise SourceUnreachable(f"object {scrub(name)} is not in the spec repository")
-            found.append(out[end + 1 : end + 1 + described.size])
-            position = end + described.size + 2  # the line feed before and the one after the content
+            found.append(out[end + 1 : end + 1 + seen.size])
+            position = end + seen.size + 2  # the line feed before and the one after the content
         return found
 
     def _quickly(
@@ -241,43 +188,36 @@ class Git:
         except TimeoutError:
             raise SourceUnreachable(f"git cat-file did not finish within {self.timeout_s:g} s") from None
 
-    def blobs(self, ids: Iterable[str], max_bytes: int) -> dict[str, bytes]:
-        """Read blobs by id, those larger than `max_bytes` cut to one byte more. Raises SourceUnreachable.
+    def blobs(self, ids: Iterable[str], max_bytes: int) -> dict[str, bytes | Damaged]:
+        """Read blobs by id, those larger than `max_bytes` cut to one byte more (`Blobs.read`).
 
-        Sizes are asked for first, so that a blob of gigabytes is read by nobody: it is streamed up to the cut.
+        Raises SourceUnreachable.
         """
-        wanted = list(dict.fromkeys(ids))
-        for blob in wanted:
-            if not is_object_id(blob):
-                raise SourceUnreachable(f"{scrub(blob)!r} is no object id")
-        if not wanted:
-            return {}
-        small: list[str] = []
-        found: dict[str, bytes] = {}
-        for blob, described in zip(wanted, self.describe(wanted), strict=True):
-            if described is None or described.kind != "blob":
-                raise SourceUnreachable(f"blob {blob} is not in the spec repository")
-            if described.size <= max_bytes:
-                small.append(blob)
-            else:
-                found[blob] = self._start_of(blob, max_bytes + 1)
-        found.update(zip(small, self.contents(small), strict=True))
-        return found
+        return self._blobs.read(ids, max_bytes)
 
-    def _start_of(self, blob: str, size: int) -> bytes:
-        """Read the first bytes of a blob that is too large to be wanted whole."""
-        process = self._start(("cat-file", "blob", blob))
-        watchdog = threading.Timer(self.timeout_s, process.kill)
+    def beginning(self, blob: str, size: int) -> Outcome:
+        """Read the first `size` bytes of a blob, which may be huge: status 0 where it has as many, or is whole.
+
+        Raises SourceUnreachable.
+        """
+        process, is_late = self._start(("cat-file", "blob", blob)), threading.Event()
+
+        def end_it() -> None:
+            is_late.set()
+            process.kill()
+
+        watchdog = threading.Timer(self.timeout_s, end_it)
         watchdog.start()
         try:
             start = process.stdout.read(size) if process.stdout else b""
+            if len(start) == size:
+                process.kill()
+            _, err = process.communicate()
         finally:
             watchdog.cancel()
-            process.kill()
-            process.communicate()
-        if len(start) < size:
+        if is_late.is_set():
             raise SourceUnreachable(f"git cat-file did not finish within {self.timeout_s:g} s")
-        return start
+        return Outcome(0 if len(start) == size else process.returncode, start, err)
 
     def _start(self, arguments: Sequence[str]) -> gitpython.Git.AutoInterrupt:
         """Start a process. GitPython's wrapper has its Popen's methods, and ends the process when it is dropped."""
@@ -372,11 +312,6 @@ class Git:
             yield
 
 
-def tells_of_damage(error: SourceUnreachable) -> bool:
-    """Say whether an error of this module may come from what lies on this disk."""
-    return _DAMAGE.search(str(error).encode()) is not None
-
-
 def _as_environment(settings: Mapping[str, str], first: int) -> dict[str, str]:
     """Write configuration as git reads it from its environment, numbered from `first`."""
     found = {}
@@ -393,14 +328,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def _described(line: str) -> BlobInfo | None:
-    """Read `<id> <kind> <size>`; None for `<name> missing` and the like."""
-    words = line.rsplit(" ", 2)
-    if len(words) != 3 or not is_object_id(words[0]) or not words[2].isdecimal():
-        return None
-    return BlobInfo(words[0], words[1], int(words[2]))
 
 
 def _is_stale(lock: Path, older_than_s: float) -> bool:

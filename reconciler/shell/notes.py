@@ -19,7 +19,8 @@ from reconciler.core.history import API_EMAIL, API_NAME
 from reconciler.errors import SourceUnreachable
 from reconciler.settings import Settings
 from reconciler.shell.access import Access
-from reconciler.shell.git import Git, is_object_id
+from reconciler.shell.git import Git
+from reconciler.shell.git_answers import is_object_id
 from reconciler.shell.objects import (
     FILE_MODE,
     FOLDER_MODE,
@@ -30,7 +31,7 @@ from reconciler.shell.objects import (
     parse_tree,
     tree_of,
 )
-from reconciler.shell.source import MIRROR_FOLDER, is_remote, pushed_too_late
+from reconciler.shell.spec_copy import MIRROR_FOLDER, is_remote, pushed_too_late
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from reconciler.core.history import History, PathChange, RawCommit
 from reconciler.errors import ArgusError, SourceUnreachable
-from reconciler.shell.git import Git, is_object_id, scrub
-from reconciler.shell.source import LOG, parse_log, path_change
+from reconciler.shell.commit_log import LOG, parse_log, path_change
+from reconciler.shell.git import Git
+from reconciler.shell.git_answers import is_object_id, scrub
 
 
 class NoSuchRevision(ArgusError):

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from reconciler.ports import Ledger
 from reconciler.shell.embedded_repo import PUSHED
-from reconciler.shell.source import is_remote
+from reconciler.shell.spec_copy import is_remote
 from reconciler.shell.wake import Wake
 
 _Stamp: TypeAlias = tuple[tuple[int, int], ...]

@@ -8,18 +8,20 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
-from reconciler.core.entities import Commit, Declared, Entry, FileChange, Tree, WrittenBy
+from reconciler.core.entities import Commit, Damaged, Declared, Entry, FileChange, Tree, WrittenBy
 from reconciler.core.history import History, PathChange, RawCommit
 from reconciler.core.identity import Carried
 from reconciler.errors import SourceUnreachable
 from reconciler.ports import Reading
+from reconciler.shell.git_answers import is_object_id
 from reconciler.shell.objects import object_id
 
 
 class MemorySource:
     """`ports.Source` in memory: a branch that only tests commit to. `down` makes it unreachable.
 
-    `hangs` makes it a remote that does not answer any more: what was read last is all that there is.
+    `hangs` makes it a remote that does not answer any more: what was read last is all that there is. `damaged` are the
+    ids of blobs that cannot be read.
 
     A commit is at its own second, one after the other from 2026-01-01 on, unless a test says when.
     """
@@ -28,6 +30,7 @@ class MemorySource:
         """Begin with a branch unborn."""
         self.down = False
         self.hangs = False
+        self.damaged: set[str] = set()
         self._last = Tree(None, {}, frozenset())
         self._commits: list[RawCommit] = []
         self._entries: dict[str, Entry] = {}
@@ -131,13 +134,18 @@ class MemorySource:
         """Keep `ports.Source.removals`."""
         return self._history.removals(model_keys)
 
-    def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes]:
+    def blobs(self, ids: Iterable[str], max_bytes: int) -> Mapping[str, bytes | Damaged]:
         """Keep `ports.Source.blobs`."""
         self._reach()
-        try:
-            return {blob: self._blobs[blob][: max_bytes + 1] for blob in ids}
-        except KeyError:
-            raise SourceUnreachable("a blob that was asked for is not in the spec repository") from None
+        return {blob: self._blob(blob, max_bytes) for blob in ids}
+
+    def _blob(self, blob: str, max_bytes: int) -> bytes | Damaged:
+        if not is_object_id(blob):
+            raise SourceUnreachable("that is no object id")
+        if blob in self.damaged:
+            return Damaged(blob, "it is damaged")
+        content = self._blobs.get(blob)
+        return content[: max_bytes + 1] if content is not None else Damaged(blob, "it is missing")
 
     def hurry(self) -> None:
         """Keep `ports.Source.hurry`: it is asked at each read anyway."""

@@ -13,7 +13,7 @@ import pytest
 
 from argus import cli
 from argus.plan_text import FORMATS, LONGEST_MESSAGE, MARKER, MOST_ROWS
-from tests.repositories import git
+from tests.repositories import git, loose
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,6 +106,22 @@ def test_each_model_of_the_change_is_told_with_what_happens_to_it(
     assert (found["base"], found["head"]) == (git(clone, "rev-parse", "main"), git(clone, "rev-parse", "topic"))
     wrong = found["changes"][-1]
     assert (wrong["line"], wrong["field"]) == (5, "nonsense")
+
+
+def test_a_file_whose_object_is_damaged_is_told_and_everybody_else_is_planned(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blob = git(clone, "rev-parse", "topic:users/alice/code.yaml")
+    loose(clone / ".git", blob).write_bytes(b"")
+    found = planned(capsys, "main..topic")
+    assert effects(found)["users/alice/code.yaml"] == "block"
+    assert blob in next(each["message"] for each in found["changes"] if each["path"] == "users/alice/code.yaml")
+    assert effects(found)["users/alice/chat.yaml"] == "scale"
+    status, said, _ = plan(capsys, "main..topic")
+    assert status == 0
+    assert "cannot be done as things are: what runs goes on" in said
+    loose(clone / ".git", git(clone, "rev-parse", "main:users/bob/note.yaml")).unlink()
+    assert effects(planned(capsys, "main..topic"))["users/bob/note.yaml"] == "start", "nobody can read the base's"
 
 
 def test_without_a_range_it_is_what_head_brings_to_main(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,11 @@ import pytest
 from reconciler.errors import SourceUnreachable
 from reconciler.ports import Notes
 from reconciler.shell.embedded_repo import ensure
-from reconciler.shell.git import Git, Outcome
+from reconciler.shell.git import Git
+from reconciler.shell.git_answers import Outcome
 from reconciler.shell.notes import LONGEST_NOTE, REF, GitNotes
-from reconciler.shell.source import MIRROR_FOLDER, GitSource
+from reconciler.shell.source import GitSource
+from reconciler.shell.spec_copy import MIRROR_FOLDER
 from reconciler.testing import MemoryNotes
 from tests.repositories import Repository, git
 

@@ -18,7 +18,8 @@ from reconciler.errors import SourceUnreachable
 from reconciler.settings import Settings, SpecRepoSettings
 from reconciler.shell.access import Access
 from reconciler.shell.notes import GitNotes
-from reconciler.shell.source import MIRROR_FOLDER, GitSource
+from reconciler.shell.source import GitSource
+from reconciler.shell.spec_copy import MIRROR_FOLDER
 from tests.remotes import (
     HttpsRemote,
     SshRemote,
@@ -209,7 +210,7 @@ def test_while_a_remote_hangs_its_last_known_revision_counts_and_says_so(
     tmp_path: Path, repository: Repository, https: HttpsRemote
 ) -> None:
     source = by_https(tmp_path, https, timeout_s=600, patience_s=0.2)
-    source.fetch(patience_s=50)  # the first time takes as long as it takes
+    source.copy.fetch(patience_s=50)  # the first time takes as long as it takes
     known = source.tree(max_age_s=math.inf)
     https.silent.set()
     repository.commit({ANN: b"2"})
@@ -218,7 +219,7 @@ def test_while_a_remote_hangs_its_last_known_revision_counts_and_says_so(
     assert reading.trouble is not None
     assert source.tree() == known
     https.silent.clear()
-    source.fetch(patience_s=50)
+    source.copy.fetch(patience_s=50)
     assert source.tree(max_age_s=math.inf).revision == repository.head()
     assert source.trouble is None
 
@@ -333,7 +334,7 @@ def end_fetches(source: GitSource) -> None:
     for process in Path("/proc").iterdir():
         if process.name.isdecimal():
             try:
-                mine = str(source.git.folder).encode() in (process / "cmdline").read_bytes()
+                mine = str(source.copy.git.folder).encode() in (process / "cmdline").read_bytes()
             except OSError:
                 continue
             if mine:

@@ -16,14 +16,16 @@ from typing import Any, Protocol
 
 import pytest
 
-from reconciler.core.entities import ChangeKind, FileChange, SpecFile, Tree, WrittenBy
+from reconciler.core.entities import ChangeKind, Damaged, FileChange, SpecFile, Tree, WrittenBy
 from reconciler.core.identity import Carried
 from reconciler.errors import SourceUnreachable
 from reconciler.ports import Source
-from reconciler.shell.git import Git, Outcome
-from reconciler.shell.source import MIRROR_FOLDER, GitSource, is_remote
+from reconciler.shell.git import Git
+from reconciler.shell.git_answers import Outcome
+from reconciler.shell.source import GitSource
+from reconciler.shell.spec_copy import MIRROR_FOLDER, is_remote
 from reconciler.testing import MemorySource
-from tests.repositories import EPOCH, Repository, git, runs
+from tests.repositories import EPOCH, Repository, git, loose, runs
 
 ANN = "users/ann/a.yaml"
 BOB = "users/bob/b.yaml"
@@ -47,12 +49,16 @@ class Writer(Protocol):
 
 @dataclass
 class Setting:
-    """A branch with its writer, and how a source on it is made, broken and mended."""
+    """A branch with its writer, and how a source on it is made, broken and mended.
+
+    `damage` ruins a blob in every copy that there is, and gives what mends it.
+    """
 
     writer: Writer
     open: Callable[[], Source]
     break_it: Callable[[], None]
     mend_it: Callable[[], None]
+    damage: Callable[[str], Callable[[], None]]
 
 
 def in_memory(_folder: Path) -> Setting:
@@ -61,12 +67,21 @@ def in_memory(_folder: Path) -> Setting:
     def set_down(down: bool) -> None:
         source.down = down
 
-    return Setting(source, lambda: source, lambda: set_down(True), lambda: set_down(False))
+    def damage(blob: str) -> Callable[[], None]:
+        source.damaged.add(blob)
+        return partial(source.damaged.remove, blob)
+
+    return Setting(source, lambda: source, lambda: set_down(True), lambda: set_down(False), damage)
 
 
 def local(folder: Path) -> Setting:
     repository = Repository(folder / "specs.git")
-    return Setting(repository, lambda: GitSource(str(repository.path), home=folder), *_moved_away(repository.path))
+    return Setting(
+        repository,
+        lambda: GitSource(str(repository.path), home=folder),
+        *_moved_away(repository.path),
+        partial(_cut, [repository.path]),
+    )
 
 
 def mirrored(folder: Path) -> Setting:
@@ -74,8 +89,23 @@ def mirrored(folder: Path) -> Setting:
     repository = Repository(folder / "far" / "specs.git")
     url = repository.path.as_uri()
     return Setting(
-        repository, lambda: GitSource(url, home=folder / "home", patience_s=60), *_moved_away(repository.path)
+        repository,
+        lambda: GitSource(url, home=folder / "home", patience_s=60),
+        *_moved_away(repository.path),
+        partial(_cut, [repository.path, folder / "home" / MIRROR_FOLDER]),
     )
+
+
+def _cut(folders: list[Path], blob: str) -> Callable[[], None]:
+    whole = {path: path.read_bytes() for path in (loose(folder, blob) for folder in folders)}
+    for path, content in whole.items():
+        path.write_bytes(content[:10])
+
+    def mend() -> None:
+        for path, content in whole.items():
+            path.write_bytes(content)
+
+    return mend
 
 
 def _moved_away(path: Path) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -357,8 +387,34 @@ def test_blobs_are_cut_one_byte_beyond_the_limit(setting: Setting) -> None:
     assert source.blobs([], 5) == {}
 
 
-@pytest.mark.parametrize("wrong", ["0" * 40, "", "main", "--batch-all-objects", "a\nb"])
-def test_a_blob_that_is_not_there_is_an_error(setting: Setting, wrong: str) -> None:
+def test_a_damaged_blob_is_told_as_such_and_keeps_no_other_from_being_read_until_it_is_mended(
+    setting: Setting,
+) -> None:
+    setting.writer.commit({ANN: b"ann's", BOB: b"bob's", "users/ann/c.yaml": b"c"})
+    source = setting.open()
+    ids = {file.identity.path: file.blob for file in source.read(None).tree.files.values()}
+    mend = setting.damage(ids[BOB])
+    for asked in (source, source, setting.open()):
+        found = asked.blobs(ids.values(), 100)
+        assert found == {
+            ids[ANN]: b"ann's",
+            ids[BOB]: Damaged(ids[BOB], "it is damaged"),
+            ids["users/ann/c.yaml"]: b"c",
+        }
+    assert len(source.read(None).tree.files) == 3, "the tree has them all"
+    mend()
+    assert source.blobs([ids[BOB]], 100) == {ids[BOB]: b"bob's"}
+
+
+def test_a_blob_that_is_not_there_is_missing(setting: Setting) -> None:
+    setting.writer.commit({ANN: b"x"})
+    source = setting.open()
+    here = at(source.read(None).tree, ANN).blob
+    assert source.blobs(["0" * 40, here], 5) == {"0" * 40: Damaged("0" * 40, "it is missing"), here: b"x"}
+
+
+@pytest.mark.parametrize("wrong", ["", "main", "--batch-all-objects", "a\nb"])
+def test_what_is_no_object_id_is_an_error(setting: Setting, wrong: str) -> None:
     source = setting.open()
     setting.writer.commit({ANN: b"x"})
     source.read(None)
@@ -445,7 +501,7 @@ class CountingGit(Git):
 
 def test_a_branch_that_stood_still_costs_no_process_and_one_that_moved_one(repository: Repository) -> None:
     source = GitSource(str(repository.path), home=repository.path.parent)
-    source.git = counting = CountingGit(repository.path, 30)
+    source.copy.git = counting = CountingGit(repository.path, 30)
     repository.commit({ANN: b"0"})
     source.read(None)
     counting.started = 0
@@ -473,9 +529,9 @@ def test_a_huge_blob_is_never_read_whole(repository: Repository) -> None:
             assert sum(map(len, found)) < 10_000
             return found
 
-    source.git = Sparing(repository.path, 30)
+    source.copy.git = Sparing(repository.path, 30)
     found = source.blobs([file.blob for file in tree.files.values()], 1000)
-    assert sorted(found.values()) == [b"small", b"x" * 1001]
+    assert set(found.values()) == {b"small", b"x" * 1001}
 
 
 def test_a_damaged_branch_is_an_error_and_not_an_unborn_one(repository: Repository) -> None:

@@ -17,7 +17,8 @@ from reconciler.core.entities import ChangeKind, Entry, SpecFile
 from reconciler.core.history import History, PathChange, RawCommit
 from reconciler.errors import SourceUnreachable
 from reconciler.names import split_path, user_of_path
-from reconciler.shell.source import GitSource, parse_log
+from reconciler.shell.commit_log import parse_log
+from reconciler.shell.source import GitSource
 from tests.core.test_identity import adding
 from tests.repositories import git
 

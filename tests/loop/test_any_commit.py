@@ -97,6 +97,15 @@ class AnyCommit(RuleBasedStateMachine):
         self.ledger.lose_next_mark = False
         self.world.restart()
 
+    @rule(paths=st.sets(st.sampled_from(PATHS)))
+    def objects_are_damaged_and_others_mended(self, paths: set[str]) -> None:
+        files = self.world.source.read(None, self.ledger.carried).tree.files.values()
+        self.world.source.damaged = {file.blob for file in files if file.identity.path in paths}
+
+    @rule()
+    def the_reconciler_is_started_anew(self) -> None:
+        self.world.restart()
+
     @rule(down=st.booleans())
     def notes_are_refused_or_taken_again(self, down: bool) -> None:
         self.world.notes.down = down
@@ -121,6 +130,7 @@ class AnyCommit(RuleBasedStateMachine):
     @rule()
     def everything_settles(self) -> None:
         self.world.notes.down = False
+        self.world.source.damaged.clear()
         for _ in range(3):
             self.world.wait(1000)  # longer than any pause, of models and of notes
             self.world.settle()
@@ -143,6 +153,7 @@ class AnyCommit(RuleBasedStateMachine):
         for key, file in self.world.source.read(None, self.ledger.carried).tree.files.items():
             record = self.ledger.records[key]
             content = self.world.source.blobs([file.blob], 65536)[file.blob]
+            assert isinstance(content, bytes)
             says = parse(content, owner=file.identity.user_id, limits=Limits(), suffix=file.identity.suffix)
             assert record.commit.sha == file.commit.sha
             if isinstance(says, ServingSpec) and says.model_source in {GOOD, OTHER}:

@@ -84,6 +84,7 @@ class AnyHistory(RuleBasedStateMachine):
             record = self.world.ledger.records[key]
             assert record.commit.sha == file.commit.sha
             content = self.world.source.blobs([file.blob], 65536)[file.blob]
+            assert isinstance(content, bytes)
             says = parse(content, owner=file.identity.user_id, limits=Limits(), suffix=file.identity.suffix)
             if isinstance(says, ServingSpec) and says.model_source in {GOOD, OTHER}:
                 assert record.state is State.RUNNING

@@ -78,6 +78,7 @@ def preview_of(world: World, change: list[Write]) -> Preview:
         who = file.identity
         new = content.get(who.path)
         data = new if new is not None else world.source.blobs([file.blob], 65536)[file.blob]
+        assert isinstance(data, bytes)
         parsed[key] = parse(data, owner=who.user_id, limits=RULES.limits, suffix=who.suffix)
     return foresee(
         tree=wanted,

@@ -15,7 +15,7 @@ from hypothesis import Phase, event, given, settings
 from hypothesis import strategies as st
 
 from argus.planning import Asked, offline
-from reconciler.core.desired import is_read, understood
+from reconciler.core.desired import Said, is_read, understood
 from reconciler.core.effects import Effect
 from reconciler.core.entities import EventType, Record, State
 from reconciler.core.plandata import data
@@ -24,7 +24,6 @@ from reconciler.locating import locate
 from reconciler.settings import Settings
 from reconciler.shell.git import Git
 from reconciler.shell.revisions import brought, history_at
-from reconciler.spec import ServingSpec, SpecRejected
 from tests.loop.git_world import GitWorld
 from tests.loop.test_preview import Write, writes
 from tests.loop.world import BROKEN, GOOD, MISSING, OTHER, RULES, spec
@@ -84,9 +83,7 @@ def planned(world: GitWorld) -> dict[str, Any]:
     base, head = (git(world.repository.path, "rev-parse", name) for name in ("main", "topic"))
     target = merged(history_at(reader, base).tree, brought(reader, base, head), world.now)
     content = reader.blobs({file.blob for file in target.files.values() if is_read(file)}, RULES.limits.max_bytes)
-    parsed: dict[str, ServingSpec | SpecRejected] = {
-        key: understood(file, content, RULES.limits) for key, file in target.files.items()
-    }
+    parsed: dict[str, Said] = {key: understood(file, content, RULES.limits) for key, file in target.files.items()}
     found = foresee(
         tree=target,
         parsed=parsed,

@@ -173,7 +173,7 @@ def test_while_the_remote_is_gone_reads_go_on_writes_are_told_when_to_come_back_
     assert revision["fetched_at"] is not None
 
     gone.rename(repository.path)
-    away.parts.store._source.fetch(longest_pause_s=0)
+    away.parts.store._source.copy.fetch(longest_pause_s=0)
     assert away.patch(key, {"num_replicas": 2}).status_code == 200
     assert away.get("/api/v2/serve/status", "admin")["revision"]["error"] is None
     assert repository.log("%s") == ["Scale hello to 2 replicas", "Create hello", "change"]
@@ -236,7 +236,7 @@ def test_a_mirror_that_is_behind_the_ledger_names_nobody_anew_once_it_has_caught
     away.parts.ledger.record(base, Advance(revision=file.commit.sha, records=(record,)))
     away.get(MODELS)
     gone.rename(repository.path)
-    away.parts.store._source.fetch(longest_pause_s=0)
+    away.parts.store._source.copy.fetch(longest_pause_s=0)
     for _ in range(2):
         shown = away.get(MODELS)["items"]
     assert [item["model_key"] for item in shown] == [new] != [old]
