@@ -8,7 +8,7 @@ stops new commits, and leaves what runs as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, TypeAlias
@@ -16,7 +16,15 @@ from typing import Literal, TypeAlias
 from reconciler.core.desired import Withheld
 from reconciler.core.entities import Commit, FileChange, Held, HoldKind, Record, State
 from reconciler.core.gates import Gate, Pending
-from reconciler.core.history import ACCEPT, API_EMAIL, API_NAME, OVERRIDE_FREEZE, PathChange, RawCommit
+from reconciler.core.history import (
+    ACCEPT,
+    ALLOW_REMOVAL,
+    API_EMAIL,
+    API_NAME,
+    OVERRIDE_FREEZE,
+    PathChange,
+    RawCommit,
+)
 from reconciler.names import RULES_FILE, spelt, user_of_path
 
 Policy: TypeAlias = Literal["trust_branch", "author_map", "signed"]
@@ -89,7 +97,10 @@ class Standing:
 
 
 Ruling: TypeAlias = tuple[str, str]
-"""A commit's full SHA, and a path (`names.spelt`) or a trailer of it that does not count."""
+"""A commit's full SHA, and a path (`names.spelt`) or a trailer of it that does not count.
+
+`Argus-Allow-Removal: <user> ...` is that trailer where it counts for the models of these users only.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +158,13 @@ def ruled(commits: Sequence[RawCommit], standings: Mapping[str, Standing]) -> li
 
 def recalled(commits: Sequence[RawCommit], rulings: Rulings) -> list[RawCommit]:
     """Give commits that were ruled upon before."""
-    touched = {sha for sha, _ in rulings.held}
-    return [_recalled(raw, rulings) if raw.trailers or raw.commit.sha in touched else raw for raw in commits]
+    named: dict[str, list[str]] = {}
+    for sha, name in rulings.held:
+        named.setdefault(sha, []).append(name)
+    return [
+        _recalled(raw, named.get(raw.commit.sha, ())) if raw.trailers or raw.commit.sha in named else raw
+        for raw in commits
+    ]
 
 
 def left_held(commits: Iterable[RawCommit]) -> dict[str, str]:
@@ -208,12 +224,15 @@ def _ruled(raw: RawCommit, who: Standing) -> RawCommit:
     held = {change.path: _why(change, who) for change in raw.changes if not who.may_write(change.path)}
     held |= {path: f"{who.who}, may not accept it" for path in _said(raw) if not who.may_write(path)}
     held |= {name: f"{who.who}, is no admin" for name in raw.trailers.keys() & _ADMINS_ONLY if not who.is_admin}
+    if ALLOW_REMOVAL in raw.trailers and not who.is_admin:
+        held[f"{_SPEAKS_FOR}{' '.join(sorted(who.users))}"] = f"{who.who}, is no admin"
     return _with(raw, held)
 
 
-def _recalled(raw: RawCommit, rulings: Rulings) -> RawCommit:
+def _recalled(raw: RawCommit, ruled: Collection[str]) -> RawCommit:
     names = (*(change.path for change in raw.changes), *_said(raw), *raw.trailers)
-    return _with(raw, {name: _BEFORE for name in names if (raw.commit.sha, spelt(name)) in rulings.held})
+    narrowed = (name for name in ruled if name.startswith(_SPEAKS_FOR))
+    return _with(raw, dict.fromkeys([*(name for name in names if spelt(name) in ruled), *narrowed], _BEFORE))
 
 
 def _with(raw: RawCommit, held: Mapping[str, str]) -> RawCommit:
@@ -221,7 +240,13 @@ def _with(raw: RawCommit, held: Mapping[str, str]) -> RawCommit:
     if not held and not accepted:
         return raw
     trailers = {name: value for name, value in raw.trailers.items() if name not in held}
-    return replace(raw, held=held, accepted=accepted, trailers=trailers)
+    return replace(raw, held=held, accepted=accepted, trailers=trailers, speaks_for=_speaks_for(held))
+
+
+def _speaks_for(held: Iterable[str]) -> frozenset[str] | None:
+    """Read for whose models the commit may allow removals. None: nothing was ruled on that."""
+    users = [name.removeprefix(_SPEAKS_FOR) for name in held if name.startswith(_SPEAKS_FOR)]
+    return frozenset(users[0].split()) if users else None
 
 
 def _said(raw: RawCommit) -> list[str]:
@@ -261,6 +286,7 @@ def _listed(users: frozenset[str]) -> str:
 
 _GONE = {State.DELETING, State.DELETED}
 _ADMINS_ONLY = {OVERRIDE_FREEZE}
+_SPEAKS_FOR = f"{ALLOW_REMOVAL}: "
 
 _BEFORE = "held when it came"
 

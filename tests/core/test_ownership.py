@@ -107,22 +107,33 @@ def test_a_hold_says_who_wrote_which_path_and_what_would_be_right() -> None:
         assert part in why
 
 
-def test_only_an_admin_overrides_a_freeze() -> None:
+@pytest.mark.parametrize("users", [set(), {"alice"}, {"alice", "bob"}])
+def test_only_an_admin_overrides_a_freeze_and_allows_the_removal_of_what_is_not_theirs(users: set[str]) -> None:
     trailers = {OVERRIDE_FREEZE: "yes", ALLOW_REMOVAL: "3"}
-    raw = RawCommit(commit(), None, (), trailers)
-    mine = Standing("a", frozenset({"alice"}))
-    [found] = ruled([raw], {"c1": mine})
-    assert found.trailers == {ALLOW_REMOVAL: "3"}
-    rulings = Rulings("c1", History_rulings([found]))
-    assert recalled([raw], rulings)[0].trailers == {ALLOW_REMOVAL: "3"}
-    [found] = ruled([raw], {"c1": Standing("r", frozenset({ADMINS}))})
-    assert found.trailers == trailers
-
-
-def History_rulings(commits: Sequence[RawCommit]) -> frozenset[tuple[str, str]]:  # noqa: N802  the history's own word
+    raw = RawCommit(commit(), None, (PathChange("users/carol/x.yaml", None, Entry("100644", "b1")),), trailers)
+    [found] = ruled([raw], {"c1": Standing("a", frozenset(users))})
+    assert (found.trailers, found.speaks_for) == ({ALLOW_REMOVAL: "3"}, users)
     history = History()
-    history.extend(commits)
-    return history.rulings
+    history.extend([found])
+    [said] = history.declared(["c1"])
+    assert (said.trailers, said.speaks_for) == ({ALLOW_REMOVAL: "3"}, users)
+    [again] = recalled([raw], Rulings("c1", history.rulings))
+    assert (again.trailers, again.speaks_for, again.held.keys()) == (found.trailers, users, found.held.keys())
+    [found] = ruled([raw], {"c1": Standing("r", frozenset({ADMINS}))})
+    assert (found.trailers, found.speaks_for, found.held) == (trailers, None, {})
+
+
+def test_a_removal_that_was_allowed_before_anybody_ruled_upon_it_stays_allowed() -> None:
+    raw = RawCommit(commit(), None, (), {ALLOW_REMOVAL: "3"})
+    assert recalled([raw], Rulings("c1")) == [raw]
+
+
+def test_the_api_speaks_for_everybody_where_an_admin_asked_it() -> None:
+    raw = RawCommit(commit("admin@users.argus", "api"), None, (), {ALLOW_REMOVAL: "3"})
+    rights = Rights("signed", AUTHORS, KEYS)
+    for signature, users in ((good("api-key"), None), (UNSIGNED, frozenset())):
+        [found] = ruled([raw], {"c1": standing(raw.commit, rights, signature)})
+        assert found.speaks_for == users
 
 
 class Branch:
