@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 
 from reconciler.core.cases import Case, Stages, Verdict
+from reconciler.core.differences import Difference, Kind
 from reconciler.core.entities import (
     Commit,
     Deployment,
@@ -270,7 +271,7 @@ class TestEveryLedger:
         ledger, other = world.open(), world.open()
         assert ledger.load().upkeep == Upkeep()
         fights = {"svc-été": Fight("c" * 40, (NOON, NOON + timedelta(seconds=1.5)), 2, NOON), "": Fight("", (NOON,))}
-        kept = Upkeep("a session", "a root", NOON, fights)
+        kept = Upkeep("a session", "a root", NOON, fights, (Difference("svc-été", Kind.REPLICAS, 2, 5),))
         base = ledger.record(ledger.load().base, Advance(SHA, upkeep=kept))
         base = ledger.record(base, Advance(SHA, [record()]))
         assert other.load().upkeep == ledger.load().upkeep == world.open().load().upkeep == kept
