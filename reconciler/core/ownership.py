@@ -8,7 +8,8 @@ stops new commits, and leaves what runs as it is.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, TypeAlias
@@ -99,7 +100,8 @@ class Standing:
 Ruling: TypeAlias = tuple[str, str]
 """A commit's full SHA, and a path (`names.spelt`) or a trailer of it that does not count.
 
-`Argus-Allow-Removal: <user> ...` is that trailer where it counts for the models of these users only.
+Where `Argus-Allow-Removal` counts for the models of some users only, each of them is `Argus-Allow-Removal:<user>`, and
+`Argus-Allow-Removal:` alone says that there are none.
 """
 
 
@@ -158,12 +160,11 @@ def ruled(commits: Sequence[RawCommit], standings: Mapping[str, Standing]) -> li
 
 def recalled(commits: Sequence[RawCommit], rulings: Rulings) -> list[RawCommit]:
     """Give commits that were ruled upon before."""
-    named: dict[str, list[str]] = {}
+    named: defaultdict[str, set[str]] = defaultdict(set)
     for sha, name in rulings.held:
-        named.setdefault(sha, []).append(name)
+        named[sha].add(name)
     return [
-        _recalled(raw, named.get(raw.commit.sha, ())) if raw.trailers or raw.commit.sha in named else raw
-        for raw in commits
+        _recalled(raw, named[raw.commit.sha]) if raw.trailers or raw.commit.sha in named else raw for raw in commits
     ]
 
 
@@ -225,14 +226,15 @@ def _ruled(raw: RawCommit, who: Standing) -> RawCommit:
     held |= {path: f"{who.who}, may not accept it" for path in _said(raw) if not who.may_write(path)}
     held |= {name: f"{who.who}, is no admin" for name in raw.trailers.keys() & _ADMINS_ONLY if not who.is_admin}
     if ALLOW_REMOVAL in raw.trailers and not who.is_admin:
-        held[f"{_SPEAKS_FOR}{' '.join(sorted(who.users))}"] = f"{who.who}, is no admin"
+        held |= {f"{_SPEAKS_FOR}{user}": f"{who.who}, is no admin" for user in who.users or {""}}
     return _with(raw, held)
 
 
-def _recalled(raw: RawCommit, ruled: Collection[str]) -> RawCommit:
-    names = (*(change.path for change in raw.changes), *_said(raw), *raw.trailers)
-    narrowed = (name for name in ruled if name.startswith(_SPEAKS_FOR))
-    return _with(raw, dict.fromkeys([*(name for name in names if spelt(name) in ruled), *narrowed], _BEFORE))
+def _recalled(raw: RawCommit, names: Set[str]) -> RawCommit:
+    known = (*(change.path for change in raw.changes), *_said(raw), *raw.trailers)
+    held = [name for name in known if spelt(name) in names]
+    held += (name for name in names if name.startswith(_SPEAKS_FOR))
+    return _with(raw, dict.fromkeys(held, _BEFORE))
 
 
 def _with(raw: RawCommit, held: Mapping[str, str]) -> RawCommit:
@@ -246,7 +248,7 @@ def _with(raw: RawCommit, held: Mapping[str, str]) -> RawCommit:
 def _speaks_for(held: Iterable[str]) -> frozenset[str] | None:
     """Read for whose models the commit may allow removals. None: nothing was ruled on that."""
     users = [name.removeprefix(_SPEAKS_FOR) for name in held if name.startswith(_SPEAKS_FOR)]
-    return frozenset(users[0].split()) if users else None
+    return frozenset(users) - {""} if users else None
 
 
 def _said(raw: RawCommit) -> list[str]:
@@ -286,7 +288,7 @@ def _listed(users: frozenset[str]) -> str:
 
 _GONE = {State.DELETING, State.DELETED}
 _ADMINS_ONLY = {OVERRIDE_FREEZE}
-_SPEAKS_FOR = f"{ALLOW_REMOVAL}: "
+_SPEAKS_FOR = f"{ALLOW_REMOVAL}:"
 
 _BEFORE = "held when it came"
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +42,7 @@ from reconciler.core.ownership import Rulings
 from reconciler.core.upkeep import Fight, Upkeep
 from reconciler.engine_args import EngineKwargs
 from reconciler.errors import LedgerUnreachable, Moved, SettingsError
+from reconciler.names import spelt
 from reconciler.ports import Advance, Ledger, PlatformStatus
 from reconciler.shell.ledger import (
     Accounts,
@@ -299,7 +301,9 @@ class TestEveryLedger:
 
     def test_rulings_are_known_to_whoever_opens_it_next_and_give_way_to_the_next_ones(self, world: World) -> None:
         ledger = world.open()
-        first = frozenset({("c" * 40, "users/alice/a.yaml"), ("c" * 40, "users/alice/\\udcff")})
+        noise = "".join(sha256(bytes([number])).hexdigest() for number in range(100))  # nothing to compress
+        paths = ("users/alice/a.yaml", "users/alice/\\udcff", spelt(f"users/alice/{noise}"))
+        first = frozenset(("c" * 40, path) for path in paths)
         base = ledger.record(0, Advance(revision="c" * 40, rulings=first))
         assert base > 0
         assert ledger.load().rulings == world.open().load().rulings == first

@@ -252,6 +252,18 @@ def test_a_stranger_makes_nobody_a_user_and_unmakes_none() -> None:
     assert branch.history().tree.users == {"alice"}  # `more` was never taken away by anybody who may
 
 
+def test_a_path_of_any_length_is_ruled_upon_and_its_ruling_is_short() -> None:
+    """A ledger keeps rulings as keys, and one that it cannot keep would end every pass."""
+    paths = [f"users/alice/{'é' * 5000}{end}" for end in "ab"]
+    branch = Branch()
+    branch.commit(["bob"], dict.fromkeys(paths, "evil"))
+    seen = branch.history()
+    assert len(seen.rulings) == 2
+    assert max(len(name) for _, name in seen.rulings) <= 2200
+    [again] = recalled(branch.commits, Rulings(seen.head, seen.rulings))
+    assert again.held.keys() == set(paths)
+
+
 def test_only_an_admin_changes_the_rules() -> None:
     branch = Branch()
     branch.commit([ADMINS], {RULES_FILE: "r1"})
