@@ -167,6 +167,8 @@ def _details(change: Plan) -> list[str]:
         said += [shorten(each, LONGEST_MESSAGE) for each in _moved(name, value["from"], value["to"])]
     if not change["touched"]:
         said.append("its own file stays as it is")
+    if writer := change.get("written_by"):
+        said.append(f"last written by {writer['name']} <{writer['email']}> in {writer['commit'][:12]}")
     return said
 
 
@@ -216,6 +218,7 @@ def _untouched(plan: Plan) -> str:
 
 def _notes(plan: Plan) -> list[str]:
     notes = [f"Held back: {shorten(why, LONGEST_MESSAGE)}" for why in _held_back(plan)]
+    notes += [printable(shorten(note, LONGEST_MESSAGE)) for note in (plan.get("policy") or {}).get("notes", ())]
     if plan["new_users"]:
         notes.append(f"New users: {', '.join(plan['new_users'][:MOST_ROWS])}")
     others = plan["others"]

@@ -14,17 +14,18 @@ from typing import Any
 
 from argus.client import Client
 from argus.errors import ClientError, UpFailed
+from reconciler.core.authorship import deciding
 from reconciler.core.desired import PLAIN_FILE, is_read, understood
 from reconciler.core.entities import Cluster, Damaged
-from reconciler.core.history import PathChange
-from reconciler.core.ownership import gate, left_held
+from reconciler.core.history import ACCEPT, PathChange, RawCommit
+from reconciler.core.ownership import gate
 from reconciler.core.plandata import data
 from reconciler.core.preview import as_if_running, assume_folders, foresee, merged
 from reconciler.gatekeeper import RulesReader, gates_of
 from reconciler.names import split_path
 from reconciler.settings import Settings
 from reconciler.shell.git import Git
-from reconciler.shell.ownership import Ownership
+from reconciler.shell.ownership import foreseen
 from reconciler.shell.revisions import NoSuchRevision, brought, commits_of, git_folder, history_at, resolve
 from reconciler.spec import Limits
 
@@ -53,7 +54,8 @@ def offline(asked: Asked, settings: Settings) -> dict[str, Any]:
     tree = history.tree
     newest = max((file.commit.committed_at for file in tree.files.values()), default=datetime.now(UTC))
     now = max(datetime.now(UTC), newest)
-    target = merged(tree, brought(git, base, head), now)
+    authors = foreseen(settings, git.folder, commits_of(git, base, head))
+    target = merged(tree, authors.counting(brought(git, base, head)), now)
     files = [file for each in (tree, target) for file in each.files.values()]
     content = git.blobs(sorted({file.blob for file in files if is_read(file)}), settings.limits.max_bytes)
     running = {key: understood(file, content, settings.limits) for key, file in tree.files.items()}
@@ -71,11 +73,18 @@ def offline(asked: Asked, settings: Settings) -> dict[str, Any]:
         platform=settings.platform,
         update_strategy=settings.serving.update_strategy,
         gates=(
-            gate(_held(git, base, head, settings)),
+            gate(authors.held),
             *gates_of(history, settings.brake, RulesReader(git).read(target), records=records, now=now),
         ),
     )
-    return data(preview, base=base, head=head, against="base", new_users=target.users - tree.users)
+    return data(
+        preview,
+        base=base,
+        head=head,
+        against="base",
+        new_users=target.users - tree.users,
+        authorship=None if authors.policy == "trust_branch" else authors,
+    )
 
 
 def on_server(asked: Asked, settings: Settings, client: Client) -> dict[str, Any]:
@@ -86,23 +95,12 @@ def on_server(asked: Asked, settings: Settings, client: Client) -> dict[str, Any
     git, base, head = _ends(asked, settings)
     changes = [change for change in brought(git, base, head) if split_path(change.path)]
     body = _change_of(git, changes, settings.limits)
+    body["commits"] = _commits_of(commits_of(git, base, head), {change.path for change in changes})
     try:
         found: dict[str, Any] = client.post(PLAN, body, timeout_s=TIMEOUT_S)
     except ClientError as error:
         raise UpFailed(f"the server cannot plan this: {error}") from None
     return {**found, "head": head}
-
-
-def _held(git: Git, base: str, head: str, settings: Settings) -> dict[str, str]:
-    """Say which paths the policy would hold back, and why, if the branch ended with these commits as they are.
-
-    Raises NoSuchRevision, SourceUnreachable.
-    """
-    policy = Ownership.from_settings(settings, git.folder)
-    if policy is None:
-        return {}
-    held = left_held(policy.rule(commits_of(git, base, head)))
-    return {path: f"{why} (a merge would be its maker's instead)" for path, why in held.items()}
 
 
 def would_change(found: Mapping[str, Any]) -> bool:
@@ -136,11 +134,11 @@ def _change_of(git: Git, changes: list[PathChange], limits: Limits) -> dict[str,
     content = git.blobs(blobs, limits.max_bytes)
     files: dict[str, str | None] = {}
     for change in changes:
-        data = content.get(change.after.blob, b"") if change.after else None
-        if isinstance(data, Damaged):
-            raise UpFailed(data.of(change.path))
+        said = content.get(change.after.blob, b"") if change.after else None
+        if isinstance(said, Damaged):
+            raise UpFailed(said.of(change.path))
         try:
-            files[change.path] = data.decode() if data is not None else None
+            files[change.path] = said.decode() if said is not None else None
         except UnicodeDecodeError:
             raise UpFailed(f"{change.path} is not UTF-8 text; `argus validate` says where") from None
     return {
@@ -148,3 +146,22 @@ def _change_of(git: Git, changes: list[PathChange], limits: Limits) -> dict[str,
         "modes": {change.path: change.after.mode for change in changes if change.after},
         "before": {change.path: change.before.blob if change.before else None for change in changes},
     }
+
+
+def _commits_of(commits: list[RawCommit], paths: set[str]) -> list[dict[str, Any]]:
+    """Write who wrote `paths` as the API takes it."""
+    return [
+        {
+            "sha": raw.commit.sha,
+            "author": raw.commit.author,
+            "email": raw.commit.email,
+            "by_api": raw.commit.source == "api",
+            "changes": {change.path: _did(change) for change in raw.changes},
+            "accepts": raw.trailers.get(ACCEPT, "").split(),
+        }
+        for raw in deciding(commits, paths)
+    ]
+
+
+def _did(change: PathChange) -> str:
+    return "added" if change.before is None else "removed" if change.after is None else "changed"

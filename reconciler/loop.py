@@ -117,6 +117,7 @@ class Reconciler:
             now=now,
         )
         outcome = replace(outcome, records=drift.marked(outcome.records, course.left))
+        base = self._intend(known, course)
         self._act(course, outcome, now)
 
         told = ownership.marked(outcome.records, branch.held, last.records, now)
@@ -124,7 +125,7 @@ class Reconciler:
         events = branch.rewritten + branch.requests(now) + passed.events + holds
         events += have.events + course.events + outcome.events
         self.ledger.record(
-            known.base,
+            base,
             Advance(
                 revision=branch.tree.revision,
                 records=progress.stamped(last.records, told, now),
@@ -139,7 +140,7 @@ class Reconciler:
                 cases=self._judge(known, branch, want=want, decided=decided, outcome=outcome, past=past, now=now),
                 restored=past,
                 rulings=branch.rulings if branch.rulings != known.rulings else None,
-                upkeep=course.upkeep if course.upkeep != known.upkeep else None,
+                upkeep=course.upkeep if course.upkeep != (course.intent or known.upkeep) else None,
             ),
         )
         self._chronicle.publish(now)
@@ -190,6 +191,12 @@ class Reconciler:
             deployments=seen.deployments,
             load_times=load_times,
         )
+
+    def _intend(self, known: LedgerState, course: drift.Course) -> int:
+        """Write down what is about to be put right, in the rare pass that does. Gives the ledger's base."""
+        if course.intent is None:
+            return known.base
+        return self.ledger.record(known.base, Advance(revision=known.revision, upkeep=course.intent))
 
     def _act(self, course: drift.Course, outcome: progress.Progress, now: datetime) -> None:
         # Before anything is taken from Serve: a removed model's name is unknown while its last answers still end.

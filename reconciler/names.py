@@ -5,6 +5,7 @@ Everything here is lexical and total: no function raises, none looks at a disk.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import NamedTuple
 
@@ -19,6 +20,9 @@ SPEC_ENDING = ".yaml"
 
 RULES_FILE = "argus.yaml"
 """What holds changes back for now, at the repository's root."""
+
+LONGEST_SPELT = 2000
+"""How many characters of a path are kept as they are (`spelt`)."""
 
 SUFFIX_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 """`model_id` as a user writes it: 1 to 63 characters, the first a letter or a digit."""
@@ -71,8 +75,15 @@ def split_path(path: str) -> SpecName | None:
 
 
 def spelt(path: str) -> str:
-    """Spell a path of the repository in ASCII, whatever bytes git has there."""
-    return path.encode("ascii", "backslashreplace").decode()
+    """Spell a path of the repository in ASCII, whatever bytes git has there.
+
+    Git bounds no path, and PostgreSQL keeps no key of more than 2,704 bytes: beyond `LONGEST_SPELT` characters it is
+    cut, and a digest tells it from others that begin alike.
+    """
+    text = path.encode("ascii", "backslashreplace").decode()
+    if len(text) <= LONGEST_SPELT:
+        return text
+    return f"{text[:LONGEST_SPELT]}~{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def user_of_path(path: str) -> str | None:

@@ -386,7 +386,11 @@ class Settings(_Section):
     @property
     def brake(self) -> Brake:
         """How many models are too many to remove at once."""
-        return Brake(share=self.reconcile.removal_share, at_least=self.reconcile.removal_at_least)
+        return Brake(
+            share=self.reconcile.removal_share,
+            at_least=self.reconcile.removal_at_least,
+            asks_who=self.spec_repo.ownership.policy != "trust_branch",
+        )
 
     @property
     def platform(self) -> str:

@@ -13,6 +13,9 @@ from webapi.schemas import SHA_EXAMPLE, Answer
 MOST_PLANNED = 100
 """How many files one request may plan."""
 
+MOST_COMMITS = 200
+"""How many commits one request may tell of: more than one for each file, for some accept what others wrote."""
+
 FileMode: TypeAlias = Literal["100644", "100755", "120000", "160000"]
 """A file's mode, as git has it: plain, a program, a link, a submodule."""
 
@@ -28,6 +31,23 @@ def _one_of_three(schema: dict[str, Any]) -> None:
         described = schema["properties"][name]
         described |= described.pop("anyOf")[0]
         del described["default"]
+
+
+class PlannedCommit(BaseModel):
+    """One commit that `files` come from, as its repository has it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    sha: ObjectId
+    author: str = Field(max_length=200, description="The author's name.")
+    email: str = Field(max_length=200, description="The author's e-mail address.")
+    by_api: bool = Field(default=False, description="Whether the committer is the API, as the commit says.")
+    changes: dict[str, Literal["added", "changed", "removed"]] = Field(
+        default_factory=dict, max_length=MOST_PLANNED, description="What it did to `files` against its first parent."
+    )
+    accepts: list[str] = Field(
+        default_factory=list, max_length=MOST_PLANNED, description="The paths of its trailer Argus-Accept."
+    )
 
 
 class PlanRequest(BaseModel):
@@ -51,6 +71,12 @@ class PlanRequest(BaseModel):
         max_length=MOST_PLANNED,
         description="The blob that each of `files` was changed from, null for none: 409 where the branch has another.",
     )
+    commits: list[PlannedCommit] = Field(
+        default_factory=list,
+        max_length=MOST_COMMITS,
+        description="Who wrote `files`: commits along first parents, oldest first. The plan then says what the "
+        "platform's policy on authors would hold back of them. It goes by what is sent, and decides nothing.",
+    )
     head: ObjectId | None = Field(
         default=None,
         description="A commit that was pushed to the repository, on any branch.",
@@ -72,6 +98,21 @@ class PlannedHold(Answer):
     then: Effect
 
 
+class PlannedWriter(Answer):
+    """Who wrote a file last, in which commit."""
+
+    name: str
+    email: str
+    commit: str
+
+
+class PlannedPolicy(Answer):
+    """Whose commits count on this platform, and what a plan cannot say of that."""
+
+    name: Literal["trust_branch", "author_map", "signed"]
+    notes: list[str]
+
+
 class PlannedChange(Answer):
     """What would happen to one model."""
 
@@ -91,6 +132,7 @@ class PlannedChange(Answer):
     line: int | None
     column: int | None
     held: PlannedHold | None = Field(description="Why it would not count for now (`message` says it); null: it would.")
+    written_by: PlannedWriter | None = Field(description="The file's last author in this change, where that is known.")
 
 
 class PlannedUntouched(Answer):
@@ -131,3 +173,6 @@ class PlanView(Answer):
     gpus: PlannedGpus
     owners: list[PlannedOwner]
     new_users: list[str]
+    policy: PlannedPolicy | None = Field(
+        description="The policy on authors that `head` or `commits` were judged by; null where neither was given."
+    )

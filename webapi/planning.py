@@ -12,9 +12,11 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+from reconciler.core.authorship import Authorship
 from reconciler.core.desired import Said, is_read, understood
-from reconciler.core.entities import Cluster, Entry, Located, Record, SpecFile, Tree, Unusable
-from reconciler.core.history import PathChange
+from reconciler.core.entities import Cluster, Commit, Entry, Located, Record, SpecFile, Tree, Unusable
+from reconciler.core.history import ACCEPT, PathChange, RawCommit
+from reconciler.core.ownership import gate
 from reconciler.core.plandata import data
 from reconciler.core.preview import Collision, foresee, merged
 from reconciler.gatekeeper import RulesReader, gates_of
@@ -22,7 +24,8 @@ from reconciler.locating import locate
 from reconciler.names import RULES_FILE, SPEC_ENDING, USERS_FOLDER, spec_path, split_path, user_of_path
 from reconciler.ports import ModelFolders
 from reconciler.shell.objects import object_id
-from reconciler.shell.revisions import NoSuchRevision, brought, resolve
+from reconciler.shell.ownership import foreseen
+from reconciler.shell.revisions import NoSuchRevision, brought, commits_of, resolve
 from reconciler.spec import HubSource, LocalSource, ServingSpec, SpecRejected, parse
 from reconciler.yamlsafe import quoted
 from webapi import openapi, plan_schemas
@@ -55,20 +58,25 @@ plans = openapi.blueprint("plans", prefix=f"{openapi.PREFIX}/serve", about="What
 def plan_change() -> dict[str, Any]:
     """Say what a spec, some files or a pushed commit would do to what runs now. Nothing is written.
 
-    Users may plan for their own files; of others' models they see how many there are.
+    Users may plan for their own files; of others' models they see how many there are. What is sent without `commits`
+    is planned as the caller's own, as if the API were asked for it: it counts. A pushed commit (`head`) and what
+    `commits` tells of is planned as their authors', and the platform's policy on authors may hold it.
     """
     platform = parts()
     asked = read_json(plan_schemas.PlanRequest)
     if sum(each is not None for each in (asked.spec, asked.files, asked.head)) != 1:
         raise Invalid("give exactly one of spec, files and head")
+    if asked.commits and asked.files is None:
+        raise Invalid("commits say who wrote files; a spec is the caller's, and a head has its own", field="commits")
     # The ledger before the repository: then the tree is at least as new as what is known of it.
     known = platform.ledger.load()
     records = known.records
     tree = platform.store.read()
     change = _change(platform, asked, tree)
     now = datetime.now(UTC)
+    authors = _authors(platform, asked, change, tree, now)
     try:
-        target = merged(tree, change.paths, now)
+        target = merged(tree, authors.counting(change.paths) if authors else change.paths, now)
     except Collision as error:
         raise Conflict(str(error), paths=list(error.paths)) from None
     folders, source = _Remembered(platform.folders), platform.store.source
@@ -82,7 +90,10 @@ def plan_change() -> dict[str, Any]:
         platform=platform.settings.platform,
         update_strategy=platform.settings.serving.update_strategy,
         load_times=known.load_times,
-        gates=gates_of(source, platform.settings.brake, RulesReader(source).read(target), records=records, now=now),
+        gates=(
+            gate(authors.held if authors else {}),
+            *gates_of(source, platform.settings.brake, RulesReader(source).read(target), records=records, now=now),
+        ),
         removals=source.removals(records.keys() - target.files.keys()),
     )
     found = data(
@@ -92,6 +103,7 @@ def plan_change() -> dict[str, Any]:
         against="platform",
         new_users=target.users - tree.users,
         viewer=caller().user_id,
+        authorship=authors,
     )
     return plan_schemas.PlanView.model_validate(found).model_dump(mode="json")
 
@@ -179,6 +191,36 @@ def _of_commit(platform: Parts, head: str, tree: Tree) -> _Change:
     if len(changed) > plan_schemas.MOST_PLANNED:
         raise Invalid(f"the commit changes {len(changed)} specs; {plan_schemas.MOST_PLANNED} is the most", field="head")
     return _Change(changed)
+
+
+def _authors(
+    platform: Parts, asked: plan_schemas.PlanRequest, change: _Change, tree: Tree, now: datetime
+) -> Authorship | None:
+    """Say who wrote a change, and what the policy would hold of it. None where it is the caller's own."""
+    git = platform.store.source.copy.git
+    if asked.head is not None and tree.revision is not None:
+        return foreseen(platform.settings, git.folder, commits_of(git, tree.revision, resolve(git, asked.head)))
+    if asked.commits:
+        paths = {each.path for each in change.paths}
+        commits = [_raw(each, paths, now) for each in asked.commits]
+        return foreseen(platform.settings, git.folder, commits, are_here=False)
+    return None
+
+
+def _raw(sent: plan_schemas.PlannedCommit, paths: set[str], now: datetime) -> RawCommit:
+    """Read what a client tells of a commit, as far as it is about the paths that are planned."""
+    commit = Commit(sent.sha, sent.author, now, "api" if sent.by_api else "git", email=sent.email)
+    changes = [
+        PathChange(path, None if did == "added" else _SOME, None if did == "removed" else _SOME)
+        for path, did in sent.changes.items()
+        if path in paths
+    ]
+    accepts = " ".join(path for path in sent.accepts if path in paths)
+    return RawCommit(commit, None, tuple(changes), {ACCEPT: accepts} if accepts else {})
+
+
+_SOME = Entry(PLAIN, "0" * 40)
+"""Stands for content that was not sent: who wrote it matters, and not what."""
 
 
 def _refuse_others(paths: Iterable[str]) -> None:

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from reconciler.core.differences import Difference, Kind
 from reconciler.core.entities import (
     PLATFORM,
     App,
@@ -36,50 +36,6 @@ from reconciler.core.upkeep import WINDOW, Fight, Upkeep, text_of
 SETTLING = timedelta(seconds=3)
 """How long Serve may take to show what it was asked for: its controller takes it up within its next turn, 0.1 s later
 where it has time. What differs so soon after an apply is looked at again; it is neither drift nor applied again."""
-
-
-class Kind(StrEnum):
-    """What may differ."""
-
-    GONE = "gone"
-    """A model's deployment is not there."""
-    VERSION = "version"
-    """A model's deployment is of another version."""
-    REPLICAS = "replicas"
-    """A model's deployment has another number of replicas."""
-    UNKNOWN = "unknown"
-    """The application holds a deployment that is no model's."""
-    APPLICATION = "application"
-    """The application is not there."""
-    ROOT = "root"
-    """The application's root is another one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One thing that differs. `subject` is the deployment's name (a model's key), PLATFORM for the application."""
-
-    subject: str
-    kind: Kind
-    asked: str | int | None = None
-    found: str | int | None = None
-
-    @property
-    def words(self) -> str:
-        """Say it."""
-        match self.kind:
-            case Kind.GONE:
-                return "its deployment was deleted in Serve by somebody else"
-            case Kind.VERSION:
-                return f"its version was changed in Serve by somebody else, from {self.asked} to {self.found}"
-            case Kind.REPLICAS:
-                return f"it was scaled in Serve by somebody else, from {self.asked} to {self.found} replicas"
-            case Kind.UNKNOWN:
-                return f"the application holds a deployment that no file wants: {self.subject}"
-            case Kind.APPLICATION:
-                return "the application was deleted in Serve by somebody else"
-            case Kind.ROOT:
-                return "the application's root was changed in Serve by somebody else"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +57,8 @@ class Left:
 class Course:
     """What a pass does about the application: `app` is what Serve is asked for, if it has to be asked (`is_due`).
 
-    `app` is the plan's, but for what is left as it is found. `left` is by subject.
+    `app` is the plan's, but for what is left as it is found. `left` is by subject. `intent` is to be remembered before
+    Serve is asked, so that what is put right is told also where the pass dies after that; None where nothing is new.
     """
 
     app: App
@@ -109,6 +66,7 @@ class Course:
     left: Mapping[str, Left]
     events: tuple[Event, ...]
     upkeep: Upkeep
+    intent: Upkeep | None
 
 
 Target: TypeAlias = tuple[str | None, int]
@@ -156,13 +114,23 @@ def course(
     is_due = differs(planned, seen, _no_reason(found, left, still, is_settling=is_settling))
     corrected = [one for one in counted if is_due and one.subject not in stays]
     for one in corrected:
-        fights[one.subject] = fights.get(one.subject, Fight(_commit(records, one.subject))).put_right(now)
         left.pop(one.subject, None)
+    # What a pass before this one put right, and died before it could tell.
+    corrected = [*(one for one in upkeep.intended if one not in found), *corrected]
+    for one in corrected:
+        fights[one.subject] = fights.get(one.subject, Fight(_commit(records, one.subject))).put_right(now)
     tell = _Teller(records, revision, now)
     events = [tell.left(each) for subject, each in left.items() if subject in begun]
     events += [tell.corrected(one, fights[one.subject]) for one in corrected]
-    kept = Upkeep(seen.session, seen.root, now if is_due else upkeep.asked_at, MappingProxyType(fights))
-    return Course(app, is_due, MappingProxyType(left), tuple(events), kept)
+    kept = Upkeep(
+        seen.session,
+        seen.root,
+        now if is_due else upkeep.asked_at,
+        MappingProxyType(fights),
+        tuple(one for one in upkeep.intended if one in found and one not in counted),
+    )
+    intent = replace(upkeep, intended=tuple(dict.fromkeys([*upkeep.intended, *corrected])))
+    return Course(app, is_due, MappingProxyType(left), tuple(events), kept, intent if intent != upkeep else None)
 
 
 def differences(

@@ -37,10 +37,14 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A commit of the branch that says something to Argus beside its files: its trailers, those that Argus reads."""
+    """A commit of the branch that says something to Argus beside its files: its trailers, those that Argus reads.
+
+    `speaks_for` are the users whose models it may let go; None: everybody's.
+    """
 
     commit: Commit
     trailers: Mapping[str, str] = field(hash=False)
+    speaks_for: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

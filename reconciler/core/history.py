@@ -62,7 +62,7 @@ class RawCommit:
     `trailers` are those of its message that Argus reads (`TRAILERS`), by their names as they stand there.
 
     `held` says why it does not count at a path (`core.ownership`); `accepted` are paths that it takes as they stand,
-    after its own changes.
+    after its own changes. `speaks_for` are the users for whose models its `ALLOW_REMOVAL` counts; None: everybody's.
     """
 
     commit: Commit
@@ -71,6 +71,7 @@ class RawCommit:
     trailers: Mapping[str, str] = field(default_factory=dict, hash=False)
     held: Mapping[str, str] = field(default_factory=dict, hash=False)
     accepted: tuple[str, ...] = ()
+    speaks_for: frozenset[str] | None = None
 
 
 class History:
@@ -259,7 +260,7 @@ class History:
         self._commits[raw.commit.sha] = raw.commit
         self._places[raw.commit.sha] = len(self._places)
         if raw.trailers:
-            self._declared.append(Declared(raw.commit, raw.trailers))
+            self._declared.append(Declared(raw.commit, raw.trailers, raw.speaks_for))
         if self._carried is not None and self._carried.revision == raw.commit.sha:
             self._adopt(self._carried)
 

@@ -8,7 +8,8 @@ stops new commits, and leaves what runs as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, TypeAlias
@@ -16,7 +17,15 @@ from typing import Literal, TypeAlias
 from reconciler.core.desired import Withheld
 from reconciler.core.entities import Commit, FileChange, Held, HoldKind, Record, State
 from reconciler.core.gates import Gate, Pending
-from reconciler.core.history import ACCEPT, API_EMAIL, API_NAME, OVERRIDE_FREEZE, PathChange, RawCommit
+from reconciler.core.history import (
+    ACCEPT,
+    ALLOW_REMOVAL,
+    API_EMAIL,
+    API_NAME,
+    OVERRIDE_FREEZE,
+    PathChange,
+    RawCommit,
+)
 from reconciler.names import RULES_FILE, spelt, user_of_path
 
 Policy: TypeAlias = Literal["trust_branch", "author_map", "signed"]
@@ -89,7 +98,11 @@ class Standing:
 
 
 Ruling: TypeAlias = tuple[str, str]
-"""A commit's full SHA, and a path (`names.spelt`) or a trailer of it that does not count."""
+"""A commit's full SHA, and a path (`names.spelt`) or a trailer of it that does not count.
+
+Where `Argus-Allow-Removal` counts for the models of some users only, each of them is `Argus-Allow-Removal:<user>`, and
+`Argus-Allow-Removal:` alone says that there are none.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +160,12 @@ def ruled(commits: Sequence[RawCommit], standings: Mapping[str, Standing]) -> li
 
 def recalled(commits: Sequence[RawCommit], rulings: Rulings) -> list[RawCommit]:
     """Give commits that were ruled upon before."""
-    touched = {sha for sha, _ in rulings.held}
-    return [_recalled(raw, rulings) if raw.trailers or raw.commit.sha in touched else raw for raw in commits]
+    named: defaultdict[str, set[str]] = defaultdict(set)
+    for sha, name in rulings.held:
+        named[sha].add(name)
+    return [
+        _recalled(raw, named[raw.commit.sha]) if raw.trailers or raw.commit.sha in named else raw for raw in commits
+    ]
 
 
 def left_held(commits: Iterable[RawCommit]) -> dict[str, str]:
@@ -208,12 +225,16 @@ def _ruled(raw: RawCommit, who: Standing) -> RawCommit:
     held = {change.path: _why(change, who) for change in raw.changes if not who.may_write(change.path)}
     held |= {path: f"{who.who}, may not accept it" for path in _said(raw) if not who.may_write(path)}
     held |= {name: f"{who.who}, is no admin" for name in raw.trailers.keys() & _ADMINS_ONLY if not who.is_admin}
+    if ALLOW_REMOVAL in raw.trailers and not who.is_admin:
+        held |= {f"{_SPEAKS_FOR}{user}": f"{who.who}, is no admin" for user in who.users or {""}}
     return _with(raw, held)
 
 
-def _recalled(raw: RawCommit, rulings: Rulings) -> RawCommit:
-    names = (*(change.path for change in raw.changes), *_said(raw), *raw.trailers)
-    return _with(raw, {name: _BEFORE for name in names if (raw.commit.sha, spelt(name)) in rulings.held})
+def _recalled(raw: RawCommit, names: Set[str]) -> RawCommit:
+    known = (*(change.path for change in raw.changes), *_said(raw), *raw.trailers)
+    held = [name for name in known if spelt(name) in names]
+    held += (name for name in names if name.startswith(_SPEAKS_FOR))
+    return _with(raw, dict.fromkeys(held, _BEFORE))
 
 
 def _with(raw: RawCommit, held: Mapping[str, str]) -> RawCommit:
@@ -221,7 +242,13 @@ def _with(raw: RawCommit, held: Mapping[str, str]) -> RawCommit:
     if not held and not accepted:
         return raw
     trailers = {name: value for name, value in raw.trailers.items() if name not in held}
-    return replace(raw, held=held, accepted=accepted, trailers=trailers)
+    return replace(raw, held=held, accepted=accepted, trailers=trailers, speaks_for=_speaks_for(held))
+
+
+def _speaks_for(held: Iterable[str]) -> frozenset[str] | None:
+    """Read for whose models the commit may allow removals. None: nothing was ruled on that."""
+    users = [name.removeprefix(_SPEAKS_FOR) for name in held if name.startswith(_SPEAKS_FOR)]
+    return frozenset(users) - {""} if users else None
 
 
 def _said(raw: RawCommit) -> list[str]:
@@ -261,6 +288,7 @@ def _listed(users: frozenset[str]) -> str:
 
 _GONE = {State.DELETING, State.DELETED}
 _ADMINS_ONLY = {OVERRIDE_FREEZE}
+_SPEAKS_FOR = f"{ALLOW_REMOVAL}:"
 
 _BEFORE = "held when it came"
 

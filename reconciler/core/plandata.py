@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from reconciler.core.entities import Identity
+from reconciler.core.authorship import Authorship
+from reconciler.core.entities import Commit, Identity
 from reconciler.core.preview import Change, Preview, Shift
 
 MOST_NAMED = 20
@@ -20,6 +21,7 @@ def data(
     against: Literal["base", "platform"],
     new_users: Iterable[str] = (),
     viewer: str | None = None,
+    authorship: Authorship | None = None,
 ) -> dict[str, Any]:
     """Give a preview as what JSON can hold.
 
@@ -30,7 +32,9 @@ def data(
         against: What is taken to run: all that the base wants, or what a platform's ledger says.
         new_users: Users whom the change brings.
         viewer: Who will read it, where that is a user: others' models are then counted and not named. None for all.
+        authorship: Who wrote the change, and under which policy; None where nobody says, or where it plays no part.
     """
+    writers = authorship.writers if authorship is not None else {}
 
     def shown(identity: Identity) -> bool:
         return viewer is None or identity.user_id == viewer
@@ -42,7 +46,7 @@ def data(
         "base": base,
         "head": head,
         "against": against,
-        "changes": [_change(change) for change in mine],
+        "changes": [_change(change, writers.get(change.identity.path)) for change in mine],
         "untouched": {
             "count": len(untouched),
             "paths": [identity.path for identity in untouched[:MOST_NAMED]],
@@ -54,10 +58,11 @@ def data(
         "gpus": {**_shift(preview.gpus), "total": preview.total_gpus},
         "owners": [{"user_id": user_id, **_shift(shift)} for user_id, shift in owners.items()],
         "new_users": sorted(new_users),
+        "policy": {"name": authorship.policy, "notes": authorship.notes()} if authorship is not None else None,
     }
 
 
-def _change(change: Change) -> Mapping[str, Any]:
+def _change(change: Change, writer: Commit | None) -> Mapping[str, Any]:
     identity, rejection, held = change.identity, change.rejection, change.held
     return {
         "path": identity.path,
@@ -76,6 +81,7 @@ def _change(change: Change) -> Mapping[str, Any]:
         "line": rejection.line if rejection else None,
         "column": rejection.column if rejection else None,
         "held": {"kind": held.kind.value, "then": change.then.value} if held and change.then else None,
+        "written_by": {"name": writer.author, "email": writer.email, "commit": writer.sha} if writer else None,
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from reconciler.core.differences import Difference, Kind
 from reconciler.core.times import iso
 
 WINDOW = timedelta(minutes=5)
@@ -57,13 +58,15 @@ class Upkeep:
     """What is remembered of the application from pass to pass.
 
     `session` and `root` (see `Observation`) are those for which Serve last held what it was asked for, or was asked for
-    it; None before that. `asked_at` is when it was last asked. `fights` are by subject.
+    it; None before that. `asked_at` is when it was last asked. `fights` are by subject. `intended` is what a pass was
+    about to put right and has not told: empty, unless it died in between.
     """
 
     session: str | None = None
     root: str | None = None
     asked_at: datetime | None = None
     fights: Mapping[str, Fight] = field(default_factory=dict, hash=False)
+    intended: tuple[Difference, ...] = ()
 
     def to_json(self) -> str:
         """Give it as text, in ASCII."""
@@ -71,17 +74,20 @@ class Upkeep:
             subject: [fight.commit, [text_of(at) for at in fight.corrected], fight.pauses, text_of(fight.until)]
             for subject, fight in self.fights.items()
         }
-        return json.dumps([self.session, self.root, text_of(self.asked_at), fights])
+        intended = [[one.subject, one.kind.value, one.asked, one.found] for one in self.intended]
+        # Where there are none, this is what earlier versions read and wrote.
+        return json.dumps([self.session, self.root, text_of(self.asked_at), fights, *([intended] if intended else [])])
 
     @classmethod
     def from_json(cls, text: str) -> Upkeep:
         """Read what `to_json` gave."""
-        session, root, asked_at, fights = json.loads(text)
+        session, root, asked_at, fights, *more = json.loads(text)
         read = {
             subject: Fight(commit, tuple(datetime.fromisoformat(at) for at in corrected), pauses, _time(until))
             for subject, (commit, corrected, pauses, until) in fights.items()
         }
-        return cls(session, root, _time(asked_at), read)
+        intended = (Difference(subject, Kind(kind), *what) for subject, kind, *what in (more[0] if more else ()))
+        return cls(session, root, _time(asked_at), read, tuple(intended))
 
 
 def text_of(at: datetime | None) -> str | None:

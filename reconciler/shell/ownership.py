@@ -10,6 +10,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from reconciler.core import ownership
+from reconciler.core.authorship import Authorship, authorship, deciding
 from reconciler.core.history import RawCommit
 from reconciler.core.ownership import UNSIGNED, Policy, Rights, Rulings, Standing
 from reconciler.errors import SourceUnreachable
@@ -91,6 +92,21 @@ class Ownership:
             for email, users in found.items():
                 known[email.lower()] = known.get(email.lower(), frozenset()) | frozenset(users)
         return known
+
+
+def foreseen(settings: Settings, folder: Path, commits: Sequence[RawCommit], *, are_here: bool = True) -> Authorship:
+    """Say who wrote what commits bring that are not on the branch, and what the policy would hold back of it.
+
+    `are_here` says that the repository in `folder` has them; of those that somebody only tells of, no signature can be
+    looked at. Raises SourceUnreachable.
+    """
+    asked, judged = settings.spec_repo.ownership.policy, deciding(commits)
+    policy = Ownership.from_settings(settings, folder)
+    if policy is None:
+        return authorship(asked, judged, {})
+    unproven = {raw.commit.sha for raw in judged if not are_here and ownership.needs_signature(raw.commit, asked)}
+    known = policy.standings([raw for raw in judged if raw.commit.sha not in unproven])
+    return authorship(asked, judged, known, unproven)
 
 
 def _read(path: Path) -> Authors:

@@ -192,8 +192,13 @@ def test_what_the_policy_would_hold_back_is_planned_as_held(
     held = {change["path"]: change["message"] for change in found["changes"] if change["effect"] == "withhold"}
     assert list(held) == ["users/bob/gone.yaml"]
     assert "belongs to bob" in held["users/bob/gone.yaml"]
+    assert found["policy"] == {"name": "author_map", "notes": []}
+    assert {change["written_by"]["email"] for change in found["changes"]} == {author}
     found = ask("['*']")
     assert "withhold" not in {change["effect"] for change in found["changes"]}
+    found = planned(capsys, "main..topic")
+    assert found["policy"] is None
+    assert {change["written_by"] for change in found["changes"]} == {None}, "it plays no part"
 
 
 def test_exit_code_is_2_only_where_something_would_change_and_it_was_asked_for(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from hashlib import sha256
 
 import pytest
 
+from reconciler.core.differences import Difference, Kind
 from reconciler.core.entities import EventType, State
 from reconciler.core.estimates import Load, LoadTimes
 from reconciler.core.identity import Carried
 from reconciler.core.upkeep import Fight, Upkeep
 from reconciler.errors import LedgerUnreachable, Moved
+from reconciler.names import spelt
 from reconciler.ports import Advance
 from reconciler.testing import MemoryLedger
 from tests.contracts.ledgers import NOON, SHA, World, happened, record, status
@@ -121,7 +124,7 @@ class TestEveryLedger:
         ledger, other = world.open(), world.open()
         assert ledger.load().upkeep == Upkeep()
         fights = {"svc-été": Fight("c" * 40, (NOON, NOON + timedelta(seconds=1.5)), 2, NOON), "": Fight("", (NOON,))}
-        kept = Upkeep("a session", "a root", NOON, fights)
+        kept = Upkeep("a session", "a root", NOON, fights, (Difference("svc-été", Kind.REPLICAS, 2, 5),))
         base = ledger.record(ledger.load().base, Advance(SHA, upkeep=kept))
         base = ledger.record(base, Advance(SHA, [record()]))
         assert other.load().upkeep == ledger.load().upkeep == world.open().load().upkeep == kept
@@ -149,7 +152,9 @@ class TestEveryLedger:
 
     def test_rulings_are_known_to_whoever_opens_it_next_and_give_way_to_the_next_ones(self, world: World) -> None:
         ledger = world.open()
-        first = frozenset({("c" * 40, "users/alice/a.yaml"), ("c" * 40, "users/alice/\\udcff")})
+        noise = "".join(sha256(bytes([number])).hexdigest() for number in range(100))  # nothing to compress
+        paths = ("users/alice/a.yaml", "users/alice/\\udcff", spelt(f"users/alice/{noise}"))
+        first = frozenset(("c" * 40, path) for path in paths)
         base = ledger.record(0, Advance(revision="c" * 40, rulings=first))
         assert base > 0
         assert ledger.load().rulings == world.open().load().rulings == first

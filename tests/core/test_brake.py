@@ -21,8 +21,8 @@ TREE = Tree("tip", {}, frozenset(), tip=commit("tip"))
 RULE = Brake()
 
 
-def saying(text: str) -> Declared:
-    return Declared(commit("allow"), {ALLOW_REMOVAL: text})
+def saying(text: str, speaks_for: frozenset[str] | None = None) -> Declared:
+    return Declared(commit("allow"), {ALLOW_REMOVAL: text}, speaks_for)
 
 
 def models(count: int) -> dict[str, Record]:
@@ -55,6 +55,50 @@ def test_a_trailer_with_the_number_or_more_allows_it() -> None:
     records = models(6)
     for text in ("6", "7", "006"):
         assert braked(RULE, removals(records, 6), records, [saying("1"), saying(text)]) == {}
+
+
+def test_a_trailer_counts_only_from_whoever_may_write_every_file_that_would_go() -> None:
+    mine = models(4)
+    bobs = running(spec("b"), identity("bob"))
+    both = {**mine, bobs.identity.model_key: bobs}
+    owner = mine[next(iter(mine))].identity.user_id
+    for records, users, passes in (
+        (mine, {owner}, True),
+        (mine, {owner, "bob"}, True),
+        (mine, {"bob"}, False),
+        (mine, set(), False),
+        (both, {owner}, False),
+        (both, {owner, "bob"}, True),
+        (both, None, True),
+    ):
+        said = saying("5", None if users is None else frozenset(users))
+        held = braked(RULE, removals(records, len(records)), records, [said])
+        assert (held == {}) is passes, users
+        # Whoever may not takes nothing from what somebody who may has said.
+        assert braked(RULE, removals(records, len(records)), records, [saying("5"), said]) == {}
+
+
+def test_a_hold_says_who_could_let_it_pass_where_that_matters() -> None:
+    mine = models(4)
+    owner = mine[next(iter(mine))].identity.user_id
+    bobs = running(spec("b"), identity("bob"))
+    both = {**mine, bobs.identity.model_key: bobs}
+    asking = Brake(asks_who=True)
+    said = {
+        name: next(iter(braked(rule, removals(records, 5), records, declared).values())).message
+        for name, rule, records, declared in (
+            ("trusted", RULE, mine, []),
+            ("owner", asking, mine, []),
+            ("many", asking, both, []),
+            ("refused", asking, mine, [saying("4", frozenset({"bob"})), saying("2", frozenset())]),
+        )
+    }
+    assert "a commit with the trailer Argus-Allow-Removal: 4 lets" in said["trusted"]
+    assert f"a commit by {owner} or an admin with the trailer" in said["owner"]
+    assert "a commit by an admin, or by somebody who may write all of them, with the trailer" in said["many"]
+    assert "bob" not in said["many"]
+    assert "(commit allow by " in said["refused"]
+    assert "allows it, who may not write all of these files)" in said["refused"]
 
 
 def test_what_is_going_already_and_what_never_ran_do_not_count() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.drift import Course, Kind, course
-from reconciler.core.entities import App, Deployment, EventType, Health, Observation, Workload
+from reconciler.core.differences import Difference, Kind
+from reconciler.core.drift import Course, course
+from reconciler.core.entities import App, Deployment, Event, EventType, Health, Observation, Workload
 from reconciler.core.plan import differs
 from reconciler.core.upkeep import PAUSES, WINDOW, Fight, Upkeep
 from tests.core.values import NOW, deployment, identity, later, running, seen, spec, work
@@ -27,10 +29,14 @@ fights = st.builds(
     st.integers(0, 9),
     times | st.none(),
 )
+subjects = st.sampled_from([*(who.model_key for who in WHO), "", "été"])
 upkeeps = st.builds(
     Upkeep, st.sampled_from([None, "s", "t"]), st.sampled_from([None, "r", "q"]), times | st.none(),
-    st.dictionaries(st.sampled_from([*(who.model_key for who in WHO), "", "été"]), fights),
+    st.dictionaries(subjects, fights),
 )  # fmt: skip
+differences = st.builds(
+    Difference, subjects, st.sampled_from(Kind), st.sampled_from([None, 2, "v"]), st.sampled_from([None, 5, "w"])
+)
 
 
 @st.composite
@@ -69,9 +75,42 @@ def decided(
 
 
 @settings(deadline=None)
-@given(upkeeps)
-def test_what_is_remembered_is_the_same_when_it_is_read_again(upkeep: Upkeep) -> None:
+@given(upkeeps, st.lists(differences, max_size=3).map(tuple))
+def test_what_is_remembered_is_the_same_when_it_is_read_again(upkeep: Upkeep, intended: tuple[Difference, ...]) -> None:
+    upkeep = replace(upkeep, intended=intended)
     assert Upkeep.from_json(upkeep.to_json()) == upkeep
+
+
+def test_what_an_earlier_version_wrote_is_read_and_without_intents_written_as_it_did() -> None:
+    written = '["s", "r", null, {}]'
+    assert Upkeep.from_json(written) == ASKED
+    assert ASKED.to_json() == written
+
+
+@settings(deadline=None)
+@given(observations(), observations(), st.booleans())
+def test_what_a_pass_was_about_to_put_right_is_told_once_wherever_it_died(
+    saw: Observation, then: Observation, applied: bool
+) -> None:
+    dead = decided(saw, ASKED)
+    assert (dead.intent is None) == (dead.events == ())
+    if dead.intent is None:
+        return
+    assert replace(dead.intent, intended=()) == ASKED, "nothing else is remembered of a pass that died"
+    right = replace(seen(*map(deployment, MODELS)), root="r", session="s")
+    after = decided(right if applied else saw, dead.intent, NOW + timedelta(seconds=5))
+    assert sorted(map(told, after.events)) == sorted(map(told, dead.events))
+    assert after.upkeep.intended == ()
+    assert decided(right, after.upkeep, NOW + timedelta(seconds=10)).events == ()
+    # Where that one dies, too, and something else differs by then, all of it is told by the third.
+    again = decided(then, dead.intent, NOW + timedelta(seconds=5))
+    third = decided(right, again.intent or dead.intent, NOW + timedelta(seconds=10))
+    assert set(map(told, third.events)) == set(map(told, (*dead.events, *again.events)))
+
+
+def told(event: Event) -> str:
+    """Give what an event says, but for how often it was so."""
+    return json.dumps([event.model_key, {**event.payload, "corrections": None}], sort_keys=True)
 
 
 @settings(deadline=None)

@@ -11,7 +11,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from reconciler.core import ownership
-from reconciler.core.entities import ChangeKind, Commit, Entry, HoldKind, Record, State, WrittenBy
+from reconciler.core.entities import ChangeKind, Commit, Declared, Entry, HoldKind, Record, State, WrittenBy
 from reconciler.core.history import ACCEPT, ALLOW_REMOVAL, OVERRIDE_FREEZE, History, PathChange, RawCommit
 from reconciler.core.ownership import (
     ADMINS,
@@ -107,22 +107,35 @@ def test_a_hold_says_who_wrote_which_path_and_what_would_be_right() -> None:
         assert part in why
 
 
-def test_only_an_admin_overrides_a_freeze() -> None:
+@pytest.mark.parametrize("users", [frozenset(), frozenset({"alice"}), frozenset({"alice", "bob"})])
+def test_only_an_admin_overrides_a_freeze_and_allows_the_removal_of_what_is_not_theirs(users: frozenset[str]) -> None:
     trailers = {OVERRIDE_FREEZE: "yes", ALLOW_REMOVAL: "3"}
-    raw = RawCommit(commit(), None, (), trailers)
-    mine = Standing("a", frozenset({"alice"}))
-    [found] = ruled([raw], {"c1": mine})
+    raw = RawCommit(commit(), None, (PathChange("users/carol/x.yaml", None, Entry("100644", "b1")),), trailers)
+    [found] = ruled([raw], {"c1": Standing("a", users)})
     assert found.trailers == {ALLOW_REMOVAL: "3"}
-    rulings = Rulings("c1", History_rulings([found]))
-    assert recalled([raw], rulings)[0].trailers == {ALLOW_REMOVAL: "3"}
-    [found] = ruled([raw], {"c1": Standing("r", frozenset({ADMINS}))})
-    assert found.trailers == trailers
-
-
-def History_rulings(commits: Sequence[RawCommit]) -> frozenset[tuple[str, str]]:  # noqa: N802  the history's own word
+    assert found.speaks_for == users
     history = History()
-    history.extend(commits)
-    return history.rulings
+    history.extend([found])
+    [said] = history.declared(["c1"])
+    assert said == Declared(raw.commit, {ALLOW_REMOVAL: "3"}, users)
+    [again] = recalled([raw], Rulings("c1", history.rulings))
+    assert replace(again, held=found.held) == found
+    assert again.held.keys() == found.held.keys()
+    [found] = ruled([raw], {"c1": Standing("r", frozenset({ADMINS}))})
+    assert (found.trailers, found.speaks_for, found.held) == (trailers, None, {})
+
+
+def test_a_removal_that_was_allowed_before_anybody_ruled_upon_it_stays_allowed() -> None:
+    raw = RawCommit(commit(), None, (), {ALLOW_REMOVAL: "3"})
+    assert recalled([raw], Rulings("c1")) == [raw]
+
+
+def test_the_api_speaks_for_everybody_where_an_admin_asked_it() -> None:
+    raw = RawCommit(commit("admin@users.argus", "api"), None, (), {ALLOW_REMOVAL: "3"})
+    rights = Rights("signed", AUTHORS, KEYS)
+    for signature, users in ((good("api-key"), None), (UNSIGNED, frozenset())):
+        [found] = ruled([raw], {"c1": standing(raw.commit, rights, signature)})
+        assert found.speaks_for == users
 
 
 class Branch:
@@ -237,6 +250,18 @@ def test_a_stranger_makes_nobody_a_user_and_unmakes_none() -> None:
     branch.commit(["alice"], {"users/alice/.gitkeep": "k"})
     branch.commit(["alice"], {"users/alice/.gitkeep": None})
     assert branch.history().tree.users == {"alice"}  # `more` was never taken away by anybody who may
+
+
+def test_a_path_of_any_length_is_ruled_upon_and_its_ruling_is_short() -> None:
+    """A ledger keeps rulings as keys, and one that it cannot keep would end every pass."""
+    paths = [f"users/alice/{'é' * 5000}{end}" for end in "ab"]
+    branch = Branch()
+    branch.commit(["bob"], dict.fromkeys(paths, "evil"))
+    seen = branch.history()
+    assert len(seen.rulings) == 2
+    assert max(len(name) for _, name in seen.rulings) <= 2200
+    [again] = recalled(branch.commits, Rulings(seen.head, seen.rulings))
+    assert again.held.keys() == set(paths)
 
 
 def test_only_an_admin_changes_the_rules() -> None:

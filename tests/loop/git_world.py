@@ -35,6 +35,7 @@ class GitWorld(World):
         self.url = url or str(self.repository.path)
         self._access = access
         self.patience_s = 20.0
+        self.rules = RULES
         self._open()
         super().__init__(total_gpus)
 
@@ -51,7 +52,7 @@ class GitWorld(World):
             self.runtime,
             self.front,
             SqlLedger(self.engine),
-            RULES,
+            self.rules,
             lambda: self.now,
             notes=GitNotes(self.url, home=self.folder / "home", access=self._access),
         )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
-from reconciler.core.entities import PLATFORM, Event, EventType, State, Workload
+from reconciler.core.entities import PLATFORM, App, Event, EventType, State, Workload
+from reconciler.errors import LedgerUnreachable, RuntimeUnreachable
+from reconciler.testing import MemoryRuntime
 from tests.loop.world import BROKEN, GOOD, MISSING, World, spec
 
 DRIFT = {EventType.DRIFT_CORRECTED, EventType.DRIFT_LEFT}
@@ -21,8 +24,22 @@ def told(world: World) -> list[tuple[str, str, object, object]]:
     return [(e.model_key, e.payload["what"], e.payload["asked"], e.payload["found"]) for e in drift(world)]
 
 
-def two_models() -> tuple[World, str, str]:
+class Failing(MemoryRuntime):
+    """A Serve whose answer to an apply is lost, or that does not hear of it."""
+
+    fails: Literal["before", "after"] | None = None
+
+    def apply(self, app: App) -> None:
+        if self.fails != "before":
+            super().apply(app)
+        if self.fails is not None:
+            raise RuntimeUnreachable(f"failed {self.fails} it had an effect")
+
+
+def two_models(runtime: MemoryRuntime | None = None) -> tuple[World, str, str]:
     world = World()
+    world.runtime = runtime or world.runtime
+    world.restart()
     world.write("alice", "a", spec("a", replicas=2))
     world.write("bob", "b", spec("b"))
     world.settle()
@@ -136,6 +153,86 @@ def test_a_ray_head_that_was_started_anew_is_nobodys_drift() -> None:
     a_pass(world)
     assert held(world).keys() == {a, b}
     assert drift(world) == []
+
+
+def die_before_it_is_written_down(world: World) -> None:
+    world.ledger.lose_next_write = True
+    with pytest.raises(LedgerUnreachable, match="killed"):
+        world.loop.reconcile_once()
+    world.restart()
+
+
+def test_drift_that_was_put_right_is_told_although_the_pass_died_before_it_was_written_down() -> None:
+    world, a, b = two_models()
+    scale(world, a, 5)
+    delete(world, b)
+    world.wait(5)
+    die_before_it_is_written_down(world)
+    assert held(world)[a].num_replicas == 2
+    assert drift(world) == []
+    for _ in range(3):
+        a_pass(world)
+    assert sorted((key, what, found) for key, what, _, found in told(world)) == sorted(
+        [
+            (a, "replicas", 5),
+            (b, "gone", None),
+        ]
+    )
+    assert [event.payload["corrections"] for event in drift(world)] == [1, 1]
+    assert world.ledger.upkeep.intended == ()
+
+
+def test_passes_that_die_one_after_the_other_lose_no_drift_and_count_it_once() -> None:
+    world, a, b = two_models()
+    for replicas in (5, None, 4):
+        if replicas is None:
+            delete(world, b)
+        else:
+            scale(world, a, replicas)
+        world.wait(5)
+        die_before_it_is_written_down(world)
+    a_pass(world)
+    assert [(key, what, found) for key, what, _, found in told(world)] == [
+        (a, "replicas", 5),
+        (b, "gone", None),
+        (a, "replicas", 4),
+    ]
+    a_pass(world)
+    assert len(drift(world)) == 3
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_drift_is_told_once_where_the_apply_that_puts_it_right_fails(when: Literal["before", "after"]) -> None:
+    runtime = Failing()
+    world, a, _ = two_models(runtime)
+    scale(world, a, 5)
+    world.wait(5)
+    runtime.fails = when
+    with pytest.raises(RuntimeUnreachable):
+        world.loop.reconcile_once()
+    assert held(world)[a].num_replicas == (5 if when == "before" else 2)
+    runtime.fails = None
+    for _ in range(3):
+        a_pass(world)
+    assert held(world)[a].num_replicas == 2
+    assert told(world) == [(a, "replicas", 2, 5)]
+
+
+def test_only_a_pass_that_puts_something_right_writes_twice() -> None:
+    world, a, _ = two_models()
+
+    def writes() -> int:
+        before = world.ledger.writes
+        a_pass(world)
+        return world.ledger.writes - before
+
+    assert writes() == 1
+    world.write("alice", "a", spec("a", replicas=1))
+    assert writes() == 1
+    assert writes() == 1
+    scale(world, a, 5)
+    assert writes() == 2
+    assert writes() == 1
 
 
 def test_neither_commits_nor_crashes_nor_a_lost_ledger_are_drift() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from reconciler.settings import Settings
 from reconciler.shell.ledger import LedgerReader, VerdictReader
 from reconciler.shell.source import GitSource
 from tests.loop.git_world import GitWorld
-from tests.loop.world import spec
+from tests.loop.world import RULES, spec
 from tests.repositories import git
 from tests.signing import Clone, GpgKey, SshKey, needs_gpg, needs_ssh
 
@@ -35,6 +37,7 @@ class Platform(GitWorld):
         settings = Settings.model_validate(
             {"home": self.folder, "spec_repo": {"url": self.url, "ownership": self.ownership}},
         )
+        self.rules = replace(RULES, brake=settings.brake)
         return GitSource.from_settings(settings, self.reader.rulings)
 
     def start(self, **ownership: Any) -> None:
@@ -300,6 +303,80 @@ def test_an_authors_file_is_read_again_and_a_broken_one_stops_judging_and_nothin
     people.write_text('"Bob@Example.org": ["*"]\n', encoding="utf-8")
     platform.settle()
     assert platform.replicas() == 2
+
+
+ALICES = tuple(f"users/alice/{name}.yaml" for name in "abc")
+BOBS = "users/bob/mine.yaml"
+
+
+def four_models(folder: Path) -> Platform:
+    """Run three models of alice's and one of bob's: to remove three at once is too much."""
+    platform = Platform(folder, policy="author_map", authors=AUTHORS)
+    platform.people.commit({path: spec(path[12:-5]) for path in ALICES}, author="alice")
+    platform.commit({BOBS: spec("mine")}, "bob")
+    assert [platform.replicas(path) for path in (*ALICES, BOBS)] == [1] * 4
+    return platform
+
+
+def gone(platform: Platform, paths: Iterable[str]) -> list[bool]:
+    return [platform.replicas(path) is None for path in paths]
+
+
+def test_a_stranger_allows_no_removal_and_the_hold_says_who_could(tmp_path: Path) -> None:
+    platform = four_models(tmp_path)
+    sha = platform.commit(dict.fromkeys(ALICES), "alice")
+    for who in ("bob", "eve"):
+        said = platform.commit({}, who, message="Let them go\n\nArgus-Allow-Removal: 3")
+        held = platform.held(ALICES[0])
+        assert held is not None
+        assert (held.kind, held.commit.sha) == (HoldKind.BRAKE, sha)
+        assert f"commit {said[:12]} by {who} allows it, who may not write all of these files" in held.message
+        assert "a commit by alice or an admin with the trailer Argus-Allow-Removal: 3" in held.message
+        assert gone(platform, ALICES) == [False] * 3
+    platform.commit({}, "root", message="Let them go\n\nArgus-Allow-Removal: 3")
+    assert gone(platform, ALICES) == [True] * 3
+    assert platform.verdict(sha, ALICES[0]) is Verdict.REMOVED
+
+
+def test_an_owner_allows_the_removal_of_her_own_and_of_nobody_elses(tmp_path: Path) -> None:
+    platform = four_models(tmp_path)
+    platform.people.commit({BOBS: None}, author="bob")
+    sha = platform.commit(dict.fromkeys(ALICES), "alice", message="Tidy up\n\nArgus-Allow-Removal: 4")
+    assert gone(platform, (*ALICES, BOBS)) == [False] * 4
+    held = platform.held(BOBS)
+    assert held is not None
+    assert "by an admin, or by somebody who may write all of them, with the trailer" in held.message
+    platform.commit({BOBS: spec("mine")}, "bob")  # takes his back: now all that goes is alice's
+    assert gone(platform, (*ALICES, BOBS)) == [True, True, True, False]
+    assert platform.verdict(sha, ALICES[0]) is Verdict.REMOVED
+
+
+def test_who_may_allow_a_removal_is_ruled_once(tmp_path: Path) -> None:
+    """A restart with another map makes no stranger an owner, and no owner a stranger."""
+    platform = four_models(tmp_path)
+    platform.people.commit(dict.fromkeys(ALICES), author="alice")
+    platform.commit({}, "bob", message="Let them go\n\nArgus-Allow-Removal: 3")
+    platform.start(authors={"bob@example.org": ["*"]})
+    platform.settle()
+    assert gone(platform, ALICES) == [False] * 3
+    platform.start(authors=AUTHORS)
+    platform.commit({BOBS: None}, "bob")  # a fourth, so that alice's word is not enough yet
+    platform.commit({}, "alice", message="Mine may go\n\nArgus-Allow-Removal: 3")
+    assert gone(platform, ALICES) == [False] * 3
+    platform.start(authors={"bob@example.org": ["bob"]})
+    platform.commit({BOBS: spec("mine")}, "bob")
+    assert gone(platform, ALICES) == [True] * 3
+
+
+def test_where_the_branch_is_trusted_anybody_allows_a_removal(tmp_path: Path) -> None:
+    platform = Platform(tmp_path)
+    platform.commit({path: spec(path[12:-5]) for path in ALICES}, "alice")
+    platform.commit(dict.fromkeys(ALICES), "alice")
+    held = platform.held(ALICES[0])
+    assert held is not None
+    assert "a commit with the trailer" in held.message
+    platform.commit({}, "eve", message="Let them go\n\nArgus-Allow-Removal: 3")
+    assert gone(platform, ALICES) == [True] * 3
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, Protocol, cast
 
 from flask import Flask
 from werkzeug.datastructures import Headers
+from werkzeug.serving import make_server
 
 from reconciler.core.cases import Case
 from reconciler.core.entities import Event, Record
@@ -149,3 +151,17 @@ class Api:
         """Write into the ledger what a pass of the reconciler would."""
         base = self.parts.ledger.load().base
         self.parts.ledger.record(base, Advance(self.head(), records, events, status=status, cases=cases))
+
+
+@contextmanager
+def listening(api: Api) -> Iterator[str]:
+    """Serve an API over real HTTP. Gives its address."""
+    server = make_server("127.0.0.1", 0, api.app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from werkzeug.serving import make_server
 
 from argus import cli
-from tests.webapi.client import Api, git
+from tests.webapi.client import Api, git, listening
 
 
 def spec(suffix: str, replicas: int = 1) -> str:
@@ -21,13 +19,8 @@ def spec(suffix: str, replicas: int = 1) -> str:
 
 @pytest.fixture
 def server(api: Api) -> Iterator[str]:
-    listening = make_server("127.0.0.1", 0, api.app, threaded=True)
-    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{listening.server_port}"
-    listening.shutdown()
-    listening.server_close()
-    thread.join()
+    with listening(api) as url:
+        yield url
 
 
 @pytest.fixture
