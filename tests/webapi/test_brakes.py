@@ -209,7 +209,7 @@ def test_the_status_page_has_the_holds_in_numbers(api: Api) -> None:
     held(api, "a", "b", "c")
     api.push({RULES: 'freeze: [{cron: "* * * * *", duration: 1h, reason: always, users: [alice]}]\n'})
     holds = api.call("GET", f"{SERVE}/status", "admin").json["holds"]
-    assert holds["held"] == {"brake": 3, "suspended": 0, "frozen": 0, "policy": 0}
+    assert holds["held"] == {"brake": 3, "suspended": 0, "frozen": 0, "policy": 0, "damaged": 0}
     assert holds["removals"] == 3
     assert [(each["reason"], each["users"]) for each in holds["freezes"]] == [("always", ["alice"])]
     assert holds["rules_error"] is None
