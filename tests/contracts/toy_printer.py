@@ -11,8 +11,10 @@ from typing import Any
 from ray import serve
 
 from reconciler.core.entities import Workload
-from reconciler.core.root_cause import explain
+from reconciler.core.root_cause import explain, explain_end
+from reconciler.shell.below import end_below
 from reconciler.shell.engine_log import ReplicaOutput
+from reconciler.shell.load_watch import LoadEnded, LoadWatch, Pace
 
 CORE = """
 import os, sys
@@ -32,10 +34,21 @@ class Printer:
         if source_path.endswith("broken"):
             subprocess.run([sys.executable, "-c", CORE], check=False)
             raise RuntimeError(explain("Engine core initialization failed. See root cause above.", output.lines()))
+        if source_path.endswith("hangs"):
+            self._hang(output)
         if source_path.endswith("killed"):
             print("last words, without an end", end="", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         print("ready", flush=True)
+
+    def _hang(self, output: ReplicaOutput) -> None:
+        core = subprocess.Popen(["sleep", "1000"])
+        core.send_signal(signal.SIGSTOP)
+        try:
+            with LoadWatch(Pace(limit_s=0.5), output.printed, end_below):
+                core.wait()
+        except LoadEnded as why:
+            raise RuntimeError(explain_end(str(why), output.lines())) from None
 
 
 def deploy(workload: Workload) -> Any:
