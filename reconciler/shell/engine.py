@@ -24,7 +24,7 @@ from reconciler.shell.engine_app import fit
 from reconciler.shell.engine_log import ReplicaOutput
 from reconciler.shell.front_secret import front_secret
 from reconciler.shell.load_watch import LoadEnded, LoadWatch, Pace
-from reconciler.shell.phases import forget, tell
+from reconciler.shell.phases import forget, is_stopped, tell
 from reconciler.shell.pulse import Keeper, Pulse, Rhythm
 from reconciler.shell.replica_server import ReplicaServer
 
@@ -87,7 +87,7 @@ class ModelServer(LLMServer):
         or that it hung. Nothing of the engine runs any more then.
         """
         try:
-            with LoadWatch(Pace(self._load_s), self._signs, end_below) as watch:
+            with LoadWatch(Pace(self._load_s), self._signs, end_below, is_stopped) as watch:
                 await self._start(watch)
             print(f"started; the longest silence meanwhile was {watch.longest_silence_s:.0f} s", flush=True)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Whether an engine that loads gets anywhere, and the end of one that does not.
+"""Whether an engine that loads gets anywhere and is still wanted, and the end of one that is not.
 
 vLLM waits for its engine's process without a limit, on the very thread that all else of a replica runs on. So the watch
 is a thread of its own, and it ends what is waited for: the wait then comes back by itself, with an error.
@@ -29,7 +29,7 @@ class Pace:
     in_all: int = 4
     """How many times `limit_s` a load may take whatever it shows. An engine may hang and say so every minute: vLLM's
     wait for a worker does."""
-    look_s: float = 5.0
+    look_s: float = 2.0
     back_s: float = 30.0
     """How long a load may take to come back once its processes are ended; then this process ends as well."""
 
@@ -45,6 +45,7 @@ class LoadWatch:
         pace: How long is too long.
         signs: Gives a number that is another one whenever there has been progress. Called on the watch's own thread.
         end: Ends every process that loads. Called again and again until the watch is left.
+        is_stopped: Says whether what loads is not wanted any more.
         clock: Gives seconds.
     """
 
@@ -53,6 +54,7 @@ class LoadWatch:
         pace: Pace,
         signs: Callable[[], int],
         end: Callable[[], None],
+        is_stopped: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.phase = "loading weights"
@@ -61,6 +63,7 @@ class LoadWatch:
         self._pace = pace
         self._signs = signs
         self._end = end
+        self._is_stopped = is_stopped
         self._clock = clock
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="load-watch", daemon=True)
@@ -96,6 +99,8 @@ class LoadWatch:
             self._end_late(self._pace.limit_s + self._pace.back_s)
 
     def _verdict(self, taken_s: float, silent_s: float) -> str | None:
+        if self._is_stopped():
+            return f"it is not wanted any more: {self.phase} for {taken_s:.0f} s"
         pace = self._pace
         limit = f"serving.llm.load_timeout_s ({pace.limit_s:g} s) is the limit"
         if silent_s >= pace.limit_s:

@@ -25,7 +25,7 @@ LIMIT_S = 20.0
 
 def watched(signs: Callable[[], int], end: Callable[[], None]) -> LoadWatch:
     seconds = itertools.count()
-    return LoadWatch(PACE, signs, end, lambda: float(next(seconds)))
+    return LoadWatch(PACE, signs, end, clock=lambda: float(next(seconds)))
 
 
 def ended(signs: Callable[[], int], phase: str = "loading weights") -> str:
@@ -78,6 +78,15 @@ def test_a_load_is_ended_again_where_it_has_started_further_processes() -> None:
     ends, third = itertools.count(1), threading.Event()
     with pytest.raises(LoadEnded), watched(lambda: 0, lambda: third.set() if next(ends) == 3 else None):
         assert third.wait(LIMIT_S)
+
+
+def test_a_load_that_nobody_wants_any_more_is_ended_at_once() -> None:
+    end, looks = threading.Event(), itertools.count()
+    with (
+        pytest.raises(LoadEnded, match="not wanted any more: loading weights for"),
+        LoadWatch(PACE, itertools.count().__next__, end.set, lambda: next(looks) > 3),
+    ):
+        assert end.wait(LIMIT_S)
 
 
 def test_an_error_of_a_loads_own_stays_what_it_is() -> None:
