@@ -16,7 +16,7 @@ def end_below() -> None:
     Resource trackers are spared. They end by themselves, after they have removed the shared memory of the dead.
     """
     for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error):
             if not any("resource_tracker" in word for word in child.cmdline()):
                 child.kill()
 

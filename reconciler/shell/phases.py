@@ -35,8 +35,10 @@ def forget() -> None:
 
 def is_stopped() -> bool:
     """Say whether Serve has told this replica to go. It calls `__del__` for that, on the loop that a load blocks."""
-    actors = ray._private.worker.global_worker.actors.values()
-    return any(getattr(getattr(actor, "_replica_impl", None), "_shutting_down", False) for actor in actors)
+    actors = getattr(ray._private.worker.global_worker, "actors", {})
+    return any(
+        getattr(getattr(actor, "_replica_impl", None), "_shutting_down", False) for actor in list(actors.values())
+    )
 
 
 def furthest(starting: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Phase]:
