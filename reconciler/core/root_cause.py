@@ -19,6 +19,7 @@ _LONGEST_CAUSE = 1200
 _LONGEST_RAISED = 8000  # vLLM lists 300 architectures where it does not know one; searching is quadratic at its worst
 _MOST_LINES = 8
 _LAST_LINES = 3
+_LONGEST_LINE = 200  # vLLM prints its whole configuration in one
 
 # `(EngineCore pid=17) `, which nests, and Ray's `(RayWorkerProc pid=17, ip=10.0.0.2) `.
 _PROCESS = re.compile(r"(?:\([^()]{1,80} pid=\d+[^()]{0,80}\) ?)+")
@@ -93,7 +94,7 @@ def told(message: str) -> str:
 
 
 def _with_last_lines(cause: str, lines: Sequence[tuple[str, str]]) -> str:
-    said = [text for origin, text in lines if _is_news(origin, text)][-_LAST_LINES:]
+    said = [_cut(text, _LONGEST_LINE) for origin, text in lines if _is_news(origin, text)][-_LAST_LINES:]
     parts = [cause, *(["Its last lines:", *said] if said else [])]
     return _cut(NOT_STARTED + "\n".join(parts), LONGEST)
 
