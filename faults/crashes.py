@@ -9,7 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from faults.report import Expectation, Harm
+from faults.house import LOAD_TIMEOUT_S
+from faults.report import GAP_TIMES, Expectation, Harm
 from faults.saboteur import BEFORE_APPLY, BEFORE_RECORD, PUBLISHING
 from faults.stage import Act, Stage
 from tests.e2e.platform import BODIES, HAPROXY, ROUTER, descendants
@@ -82,6 +83,21 @@ def replica_killed(engine: bool, hung: bool = False) -> Callable[[Stage], None]:
         assert before - {replica} <= stage.replicas("a"), "a replica beside it did not stay"
 
     return run
+
+
+def load_hangs(stage: Stage) -> None:
+    """Add H, and stop its engine core as soon as there is one: it is ended, and another loads in its place."""
+    stage.create("h")
+    stage.wait(lambda: bool(stage.engines("h")), lambda: "H has no engine core")
+    victim, replica = min(stage.engines("h")), min(stage.replicas("h"))
+    os.kill(victim, signal.SIGSTOP)
+    stage.wait(lambda: not _runs(victim), lambda: f"the stopped engine core {victim} is still there")
+    stage.until_running("h")
+    assert replica not in stage.replicas("h"), "the replica whose load hung is still there"
+    assert stage.says("h"), "H says nothing"
+    stage.delete("h")
+    stage.until("h", lambda model: bool(model["state"] == "DELETED"))
+    stage.wait(lambda: not stage.replicas("h"), lambda: f"H has replicas: {stage.replicas('h')}")
 
 
 def head_killed(pattern: str) -> Callable[[Stage], None]:
@@ -224,6 +240,12 @@ PROCESSES = (
 )
 
 MODELS = (
+    Act(
+        "load-hangs",
+        "H is added, and its engine core hangs while it loads (SIGSTOP)",
+        load_hangs,
+        Expectation(heal_s=LOAD_TIMEOUT_S + 240, gap_times=GAP_TIMES),
+    ),
     Act(
         "engine-of-two",
         "kill -9 one of A's two engine cores (as the kernel does when memory is out)",

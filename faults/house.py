@@ -22,6 +22,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 DISK_MB = 512
 GIT_TIMEOUT_S = 10
+LOAD_TIMEOUT_S = 90
+"""How long an engine that loads may show no progress. One that loaded well on two cores with a load of 20 to 40 was
+silent for 36 s at the longest."""
 
 _GIT = """\
 #!/bin/sh
@@ -127,9 +130,10 @@ def build_model(target: Path) -> None:
 
 
 def _configuration(front: str) -> dict[str, Any]:
-    """Give dev.yaml's configuration with the front that was asked for, and git given up on before a client does."""
+    """Give dev.yaml's configuration with the front that was asked for; git and loads are given up on sooner."""
     read = yaml.safe_load((ROOT / "dev.yaml").read_text(encoding="utf-8"))
     assert isinstance(read, dict)
     read["serving"]["front"] = front
     read["spec_repo"]["timeout_s"] = GIT_TIMEOUT_S
+    read["serving"]["llm"]["load_timeout_s"] = LOAD_TIMEOUT_S
     return read

@@ -298,6 +298,7 @@ class LlmSettings(_Section):
     start_attempts: Annotated[int, Field(ge=1, le=20)] = 2
     drain_timeout_s: Seconds = 600
     hang_timeout_s: Seconds = 60
+    load_timeout_s: Seconds = 3600
     max_ongoing_requests: Annotated[int, Field(ge=1, le=100_000)] = 1024
     cpu: CpuEngineSettings = CpuEngineSettings()
 
@@ -395,7 +396,8 @@ class Settings(_Section):
     @property
     def platform(self) -> str:
         """What goes into every engine besides its spec, as text: where it differs, every model is a new version."""
-        llm = self.serving.llm.model_dump(mode="json", exclude={"start_attempts", "drain_timeout_s", "hang_timeout_s"})
+        no_engine = {"start_attempts", "drain_timeout_s", "hang_timeout_s", "load_timeout_s"}
+        llm = self.serving.llm.model_dump(mode="json", exclude=no_engine)
         return json.dumps(llm, sort_keys=True)
 
     def _at_home(self, path: str) -> Path:

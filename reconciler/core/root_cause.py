@@ -19,6 +19,7 @@ _LONGEST_CAUSE = 1200
 _LONGEST_RAISED = 8000  # vLLM lists 300 architectures where it does not know one; searching is quadratic at its worst
 _MOST_LINES = 8
 _LAST_LINES = 3
+_LONGEST_LINE = 200  # vLLM prints its whole configuration in one
 
 # `(EngineCore pid=17) `, which nests, and Ray's `(RayWorkerProc pid=17, ip=10.0.0.2) `.
 _PROCESS = re.compile(r"(?:\([^()]{1,80} pid=\d+[^()]{0,80}\) ?)+")
@@ -78,15 +79,24 @@ def explain(raised: str, printed: Sequence[str], *, kernel_killed: bool = False)
         cause = _cause(lines) or ""
     if cause and not signal:
         return NOT_STARTED + _cut(_tidy(cause), _LONGEST_CAUSE)
-    said = [text for origin, text in lines if _is_news(origin, text)][-_LAST_LINES:]
-    parts = [cause or _tidy(raised) or "it gave no reason", *(["Its last lines:", *said] if said else [])]
-    return _cut(NOT_STARTED + "\n".join(parts), LONGEST)
+    return _with_last_lines(cause or _tidy(raised) or "it gave no reason", lines)
+
+
+def explain_end(why: str, printed: Sequence[str]) -> str:
+    """Say why an engine was ended before it had started, with what it said last, in at most `LONGEST` characters."""
+    return _with_last_lines(why, [_parted(line) for line in printed])
 
 
 def told(message: str) -> str:
     """Give the explanation from what Serve says of a deployment, where it holds one; else the whole message."""
     _, found, words = message.rpartition(NOT_STARTED)
     return found + words.strip() if found else message
+
+
+def _with_last_lines(cause: str, lines: Sequence[tuple[str, str]]) -> str:
+    said = [_cut(text, _LONGEST_LINE) for origin, text in lines if _is_news(origin, text)][-_LAST_LINES:]
+    parts = [cause, *(["Its last lines:", *said] if said else [])]
+    return _cut(NOT_STARTED + "\n".join(parts), LONGEST)
 
 
 def _parted(line: str) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -13,18 +12,19 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
-import psutil
 import ray
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 from vllm.utils.system_utils import set_ulimit
 
-from reconciler.core.root_cause import explain
+from reconciler.core.root_cause import explain, explain_end
 from reconciler.core.wire import SECRET_HEADER
+from reconciler.shell.below import end_below, read_below
 from reconciler.shell.engine_app import fit
 from reconciler.shell.engine_log import ReplicaOutput
 from reconciler.shell.front_secret import front_secret
-from reconciler.shell.phases import forget, tell
+from reconciler.shell.load_watch import LoadEnded, LoadWatch, Pace
+from reconciler.shell.phases import forget, is_stopped, tell
 from reconciler.shell.pulse import Keeper, Pulse, Rhythm
 from reconciler.shell.replica_server import ReplicaServer
 
@@ -42,7 +42,8 @@ class ModelServer(LLMServer):
 
     It counts as started only when it has answered a request that came in as a user's does. Serve awaits `start` before
     it calls a replica running, so "running" means "answers", and the slow first request of an engine is not a user's.
-    From then on the engine is watched: one that died or hangs takes its replica with it, and Serve starts another.
+    The engine is watched from the beginning: a load that hangs is ended and fails, and later on an engine that died or
+    hangs takes its replica with it, and Serve starts another.
 
     Args:
         llm_config: What Ray builds the engine from.
@@ -50,16 +51,26 @@ class ModelServer(LLMServer):
         version: `Workload.version` of what the engine is built from.
         drain_s: How long requests may go on once Serve stops this replica.
         hang_s: How long an engine that was asked may give no sign of life.
+        load_s: How long an engine that loads may show no progress.
         kwargs: What LLMServer takes besides.
     """
 
     async def __init__(  # type: ignore[misc]  # a coroutine, as LLMServer's is: Serve awaits it
-        self, llm_config: LLMConfig, *, model_key: str, version: str, drain_s: float, hang_s: float, **kwargs: Any
+        self,
+        llm_config: LLMConfig,
+        *,
+        model_key: str,
+        version: str,
+        drain_s: float,
+        hang_s: float,
+        load_s: float,
+        **kwargs: Any,
     ) -> None:
         self._model_key = model_key
         self._version = version
         self._drain_s = drain_s
         self._hang_s = hang_s
+        self._load_s = load_s
         self._keeper: Keeper | None = None
         self._server: ReplicaServer | None = None
         self._output = ReplicaOutput()
@@ -72,22 +83,35 @@ class ModelServer(LLMServer):
     async def start(self) -> None:
         """Start the engine and its HTTP server, and let it answer once.
 
-        Raises RuntimeError that says in the engine's own words why it does not start or answer (`root_cause.explain`).
+        Raises RuntimeError that says why it does not start or answer: in the engine's own words (`root_cause.explain`),
+        or that it hung. Nothing of the engine runs any more then.
         """
         try:
-            await self._start()
+            with LoadWatch(Pace(self._load_s), self._signs, end_below, is_stopped) as watch:
+                await self._start(watch)
+            print(f"started; the longest silence meanwhile was {watch.longest_silence_s:.0f} s", flush=True)
         except Exception as error:
             traceback.print_exc()  # whole, for the log; what is raised goes to the model's owner
             await asyncio.sleep(LAST_WORDS_S)
-            words = explain(_said(error), self._output.lines(), kernel_killed=self._output.kernel_killed())
+            end_below()
+            lines = self._output.lines()
+            if isinstance(error, LoadEnded):
+                words = explain_end(str(error), lines)
+            else:
+                words = explain(_said(error), lines, kernel_killed=self._output.kernel_killed())
             raise RuntimeError(words) from None
 
-    async def _start(self) -> None:
+    def _signs(self) -> int:
+        """Give what grows while an engine loads: what it prints, and what it reads."""
+        return self._output.printed() + read_below()
+
+    async def _start(self, watch: LoadWatch) -> None:
         secret = front_secret()
         # Ray would download the model in a worker process of its own, which takes 20 s of imports to find a folder.
         self._llm_config.get_or_create_callback().ctx.run_init_node = False
-        await super().start()
+        await self._load()
         tell("warming_up")
+        watch.phase = "warming up"
         client = self.engine._engine_client
         app = await self.engine.build_asgi_app()
         fit(app)
@@ -119,6 +143,15 @@ class ModelServer(LLMServer):
         # What was made so far stays: a full collection would walk all of torch and vLLM in the middle of a stream.
         gc.collect()
         gc.freeze()
+
+    async def _load(self) -> None:
+        """Do what LLMServer's own `start` does, without its limit of an hour (RAYLLM_ENGINE_START_TIMEOUT_S).
+
+        It ends nothing that hangs, since its timer's loop is what vLLM blocks. What takes longer it throws away, once
+        it is loaded.
+        """
+        self.engine = self._engine_cls(self._llm_config)
+        await self._start_engine()
 
     async def check_health(self) -> None:
         """Serve's question. Raises RuntimeError with why the engine is dead; its process is about to end then."""
@@ -181,14 +214,8 @@ class WatchedEngine:
 
 
 def end_process() -> None:
-    """End this process and all below it, also those that are stopped: they hold what the next replica needs.
-
-    Resource trackers are spared. They end by themselves, after they have removed the shared memory of the dead.
-    """
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if not any("resource_tracker" in word for word in child.cmdline()):
-                child.kill()
+    """End this process and all below it: they hold what the next replica needs."""
+    end_below()
     os._exit(1)
 
 

@@ -80,6 +80,10 @@ class ReplicaOutput:
             found += split(data, is_all=True)[0]
         return found
 
+    def printed(self) -> int:
+        """Say how many bytes the files hold. Another number than before means that something was printed."""
+        return sum(_size(path) for path in self._files)
+
     def kernel_killed(self) -> bool:
         """Say whether the kernel ended any process of this node for want of memory since the beginning."""
         return _out_of_memory_kills() > self._kills

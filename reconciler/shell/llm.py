@@ -19,13 +19,25 @@ from reconciler.core import answers, log_lines, root_cause, routes, wire
 from reconciler.core.entities import Workload
 from reconciler.errors import SettingsError
 from reconciler.settings import LlmSettings
-from reconciler.shell import engine, engine_app, engine_log, front_secret, phases, pulse, replica_server
+from reconciler.shell import (
+    below,
+    engine,
+    engine_app,
+    engine_log,
+    front_secret,
+    load_watch,
+    phases,
+    pulse,
+    replica_server,
+)
 
 BY_VALUE: tuple[ModuleType, ...] = (
     engine,
     engine_app,
     engine_log,
     replica_server,
+    below,
+    load_watch,
     pulse,
     phases,
     front_secret,
@@ -110,6 +122,7 @@ def deployer(llm: LlmSettings, private_root: Path) -> Callable[[Workload], Any]:
                 "version": workload.version,
                 "drain_s": llm.drain_timeout_s,
                 "hang_s": llm.hang_timeout_s,
+                "load_s": llm.load_timeout_s,
             },
             override_serve_options={"name": workload.model_key},
         )

@@ -1,7 +1,7 @@
 """How far replicas are that start: placed or not, loading weights, or waiting for their first answer.
 
 Serve knows the first; what happens inside a replica it says itself, by an entry in Ray's own key-value store that lasts
-from the engine's start to the first answer. `tell` and `forget` go to the cluster by value, with the engine.
+from the engine's start to the first answer. What replicas call goes to the cluster by value, with the engine.
 """
 
 from __future__ import annotations
@@ -31,6 +31,14 @@ def forget() -> None:
     """Take back what `tell` said: the replica has started."""
     with contextlib.suppress(RayError, OSError):
         internal_kv._internal_kv_del(_key(_replica_id()), namespace=_NAMESPACE)
+
+
+def is_stopped() -> bool:
+    """Say whether Serve has told this replica to go. It calls `__del__` for that, on the loop that a load blocks."""
+    actors = getattr(ray._private.worker.global_worker, "actors", {})
+    return any(
+        getattr(getattr(actor, "_replica_impl", None), "_shutting_down", False) for actor in list(actors.values())
+    )
 
 
 def furthest(starting: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Phase]:

@@ -193,3 +193,9 @@ def test_a_secret_that_goes_with_no_such_url_is_an_error(tmp_path: Path, key: st
     (tmp_path / "argus.yaml").write_text(yaml.safe_dump({"spec_repo": {"url": url, key: "file"}}))
     with pytest.raises(SettingsError, match=f"{key} needs a spec_repo.url that begins {right}"):
         load(tmp_path / "argus.yaml", {})
+
+
+def test_how_long_engines_are_waited_for_makes_no_new_version_of_any_model() -> None:
+    patient = Settings.model_validate({"serving": {"llm": {"load_timeout_s": 7200, "hang_timeout_s": 90}}})
+    assert patient.platform == Settings().platform
+    assert Settings.model_validate({"serving": {"llm": {"device": "gpu"}}}).platform != Settings().platform

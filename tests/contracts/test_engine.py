@@ -161,9 +161,31 @@ def test_an_engine_is_asked_by_its_own_door_until_its_replica_goes(engine: Any) 
     asyncio.run(test())
 
 
-FAMILY = """
-import signal, subprocess, sys
+REPLICA = """
+import asyncio, os, signal, subprocess, sys
+from types import SimpleNamespace
 from reconciler.shell import engine
+
+class Hangs(engine.ModelServer):
+    async def _start(self, watch):
+        core = subprocess.Popen(["sleep", "1000"])
+        core.send_signal(signal.SIGSTOP)
+        print(core.pid, flush=True)
+        core.wait()
+        raise RuntimeError("Engine core initialization failed. Failed core proc(s): {'EngineCore': -9}")
+
+    async def __del__(self):
+        pass
+
+hangs = object.__new__(Hangs)
+said = "(EngineCore pid=7) INFO 11-24 06:16:57 [core.py:99] Loading shards: 1 of 30"
+hangs._load_s = 0.5
+hangs._output = SimpleNamespace(printed=lambda: 7, lines=lambda: [said], kernel_killed=lambda: False)
+try:
+    asyncio.run(hangs.start())
+except RuntimeError as error:
+    print(repr(str(error)), flush=True)
+
 stopped = subprocess.Popen(["sleep", "1000"])
 stopped.send_signal(signal.SIGSTOP)
 subprocess.Popen(["sh", "-c", 'cat; touch "$1"', "resource_tracker", sys.argv[1]], stdin=subprocess.PIPE)
@@ -172,12 +194,16 @@ engine.end_process()
 """
 
 
-def test_a_replica_that_ends_takes_even_stopped_processes_with_it(tmp_path: Path) -> None:
+def test_a_replica_takes_even_stopped_processes_with_it_when_its_load_hangs_and_when_it_ends(tmp_path: Path) -> None:
     tidied = tmp_path / "tidied"
     ended = subprocess.run(
-        [sys.executable, "-c", FAMILY, str(tidied)], capture_output=True, text=True, cwd=ROOT, timeout=250, check=False
+        [sys.executable, "-c", REPLICA, str(tidied)], capture_output=True, text=True, cwd=ROOT, timeout=250, check=False
     )
     assert ended.returncode == 1, ended.stderr
-    status = Path("/proc", ended.stdout.strip(), "status")
-    assert not status.exists() or "State:\tZ" in status.read_text()
+    core, why, other = ended.stdout.splitlines()[-3:]
+    assert why.startswith("'the engine did not start: it hangs: loading weights for ")
+    assert why.endswith("Its last lines:\\nLoading shards: 1 of 30'")
+    for pid in (core, other):
+        status = Path("/proc", pid, "status")
+        assert not status.exists() or "State:\tZ" in status.read_text()
     wait_for(tidied.exists, "what removes the shared memory of the dead was killed")

@@ -29,7 +29,7 @@ def workload(name: str) -> Workload:
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from reconciler.settings import ServingSettings
-    from reconciler.shell import engine_log
+    from reconciler.shell import below, engine_log, load_watch, phases
     from reconciler.shell.serve import ServeRuntime
     from tests.contracts import toy_printer
 
@@ -38,7 +38,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             ServingSettings(port=free_port()),
             lambda: address,
             toy_printer.deploy,
-            by_value=(toy_printer, engine_log, log_lines, root_cause),
+            by_value=(toy_printer, engine_log, log_lines, root_cause, below, load_watch, phases),
             front="haproxy",
         )
         made.connect()
@@ -106,3 +106,34 @@ def test_every_line_of_every_replica_is_kept_once_whatever_becomes_of_replicas_r
     assert {source.split("/")[0] for source in kept.positions()} == {"svc-fine"}
     assert texts("killed").count("last words, without an end") == texts("killed").count("starting the engine")
     engine.dispose()
+
+
+def test_a_load_that_hangs_fails_with_what_it_was_doing_and_its_gpu_is_free(runtime: Any) -> None:
+    runtime.apply(App({"svc-hangs": workload("hangs")}))
+
+    def failed() -> bool:
+        seen = runtime.observe()
+        hung = seen.deployments.get("svc-hangs")
+        return hung is not None and hung.health is Health.FAILED and seen.cluster.free_gpus == seen.cluster.total_gpus
+
+    wait_for(failed, "Serve gives the one that hangs up", LIMIT_S)
+    message = told(runtime.observe().deployments["svc-hangs"].message)
+    assert message.startswith("the engine did not start: it hangs: loading weights for ")
+    assert message.endswith("without progress; serving.llm.load_timeout_s (0.5 s) is the limit")
+
+
+def test_a_load_of_what_is_not_wanted_any_more_is_ended_and_its_gpu_is_free(runtime: Any) -> None:
+    runtime.apply(App({"svc-unwanted": workload("unwanted")}))
+
+    def loads() -> bool:
+        seen = runtime.observe().deployments.get("svc-unwanted")
+        return seen is not None and seen.phase == "loading"
+
+    wait_for(loads, "it loads", LIMIT_S)
+    runtime.apply(App({}))
+
+    def is_free() -> bool:
+        seen = runtime.observe()
+        return not seen.deployments and seen.cluster.free_gpus == seen.cluster.total_gpus
+
+    wait_for(is_free, "nothing of it is left", LIMIT_S)  # Serve itself would wait for the load's end, or 600 s

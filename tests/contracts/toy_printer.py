@@ -11,8 +11,11 @@ from typing import Any
 from ray import serve
 
 from reconciler.core.entities import Workload
-from reconciler.core.root_cause import explain
+from reconciler.core.root_cause import explain, explain_end
+from reconciler.shell.below import end_below
 from reconciler.shell.engine_log import ReplicaOutput
+from reconciler.shell.load_watch import LoadEnded, LoadWatch, Pace
+from reconciler.shell.phases import is_stopped
 
 CORE = """
 import os, sys
@@ -32,10 +35,23 @@ class Printer:
         if source_path.endswith("broken"):
             subprocess.run([sys.executable, "-c", CORE], check=False)
             raise RuntimeError(explain("Engine core initialization failed. See root cause above.", output.lines()))
+        if source_path.endswith("hangs"):
+            self._hang(output, 0.5)
+        if source_path.endswith("unwanted"):
+            self._hang(output, 3600)
         if source_path.endswith("killed"):
             print("last words, without an end", end="", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         print("ready", flush=True)
+
+    def _hang(self, output: ReplicaOutput, limit_s: float) -> None:
+        core = subprocess.Popen(["sleep", "1000"])
+        core.send_signal(signal.SIGSTOP)
+        try:
+            with LoadWatch(Pace(limit_s, look_s=0.1), output.printed, end_below, is_stopped):
+                core.wait()
+        except LoadEnded as why:
+            raise RuntimeError(explain_end(str(why), output.lines())) from None
 
 
 def deploy(workload: Workload) -> Any:
@@ -43,6 +59,7 @@ def deploy(workload: Workload) -> Any:
         Printer,
         name=workload.model_key,
         max_constructor_retry_count=1,
+        graceful_shutdown_timeout_s=600,
         ray_actor_options={"num_cpus": 0, "num_gpus": workload.gpus_per_replica},
     )
     return deployment.bind(workload.source_path, workload.model_key)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.root_cause import LONGEST, NOT_STARTED, explain, told
+from reconciler.core.root_cause import LONGEST, NOT_STARTED, explain, explain_end, told
 
 OUTPUTS = Path(__file__).parent / "engine_outputs"
 ABOVE = "Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}"
@@ -112,6 +112,17 @@ Failed to create vLLM engine config: 1 validation error for ModelConfig
 )  # fmt: skip
 def test_what_is_raised_counts_where_it_says_something_itself(raised: str, printed: list[str], words: str) -> None:
     assert explain(raised, printed) == NOT_STARTED + words
+
+
+def test_an_engine_that_was_ended_is_told_with_what_it_said_last() -> None:
+    config = "(EngineCore pid=7) INFO 11-24 06:16:57 [core.py:99] with config: " + "x" * 3000
+    shard = "(EngineCore pid=7) INFO 11-24 06:16:58 [core.py:99] Loading shards: 1 of 30"
+    killed = "RuntimeError: Engine core initialization failed. Failed core proc(s): {'EngineCore': -9}"
+    said = explain_end("it hangs", [config, shard, killed]).splitlines()
+    assert said[:2] == [NOT_STARTED + "it hangs", "Its last lines:"]
+    assert said[2].startswith("with config: xxx")
+    assert len(said[2]) == 200
+    assert said[3:] == ["Loading shards: 1 of 30"]
 
 
 def test_serves_report_gives_back_the_explanation_alone() -> None:

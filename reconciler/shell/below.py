@@ -1,0 +1,33 @@
+"""The processes below this one: an engine's own, wherever its replica runs.
+
+Sent to the cluster by value, like `engine`: nodes need Ray and vLLM, not Argus.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import psutil
+
+
+def end_below() -> None:
+    """Kill every process below this one, also those that are stopped or deaf to SIGTERM: they hold GPUs and memory.
+
+    Resource trackers are spared. They end by themselves, after they have removed the shared memory of the dead.
+    """
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if not any("resource_tracker" in word for word in child.cmdline()):
+                child.kill()
+
+
+def read_below() -> int:
+    """Say how many bytes the processes below this one have had from disks so far, also through mapped files.
+
+    What the kernel had in memory already does not count, and what a process read that has ended is left out.
+    """
+    read = 0
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            read += child.io_counters().read_bytes
+    return read
