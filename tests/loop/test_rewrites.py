@@ -246,7 +246,10 @@ SEEDS = st.integers(0, 3)
 
 
 class AnyRewrite(RuleBasedStateMachine):
-    """Commits, rewrites and crashes in any order. A path that is there at two passes in a row is the same model."""
+    """Commits, rewrites, crashes and lost ledgers in any order.
+
+    A path that is there at two passes in a row is the same model.
+    """
 
     @initialize()
     def begin(self) -> None:
@@ -256,6 +259,7 @@ class AnyRewrite(RuleBasedStateMachine):
         self.world.settle()
         self.made_anew: set[str] = set()
         self.touched: set[str] = set()  # paths whose processes a pass may have replaced
+        self.is_lost = False
         self.remember()
 
     @rule(user=USERS, suffix=SUFFIXES, seed=SEEDS, source=st.sampled_from([OTHER, "/private/hf/good"]))
@@ -291,8 +295,17 @@ class AnyRewrite(RuleBasedStateMachine):
             self.world.restart()
 
     @rule()
+    def the_ledger_is_lost(self) -> None:
+        self.world.ledger = type(self.world.ledger)()
+        self.world.restart()
+        self.is_lost = True
+
+    @rule()
     def everything_settles(self) -> None:
         self.world.settle()
+        if self.is_lost:  # what ran of these may be in no commit any more
+            now = self.paths()
+            self.made_anew |= self.touched | {path for path in self.known if now.get(path) != self.blobs[path]}
         files = self.world.source.read(None, self.world.ledger.carried).tree.files
         assert {file.identity.path: key for key, file in files.items()} == self.living()
         for path, key in self.known.items():
@@ -308,7 +321,7 @@ class AnyRewrite(RuleBasedStateMachine):
 
     def remember(self) -> None:
         self.known, self.blobs = self.living(), self.paths()
-        self.made_anew, self.touched = set(), set()
+        self.made_anew, self.touched, self.is_lost = set(), set(), False
         self.processes = {path: self.world.runtime.pids(key) for path, key in self.known.items()}
         self.still = self.processes[spec_path("carol", "still")]
 
