@@ -67,10 +67,10 @@ def revisions(
         for key, seen in running.items()
         if key in tree.files and _exactly(_proven(key, seen, [tree.files[key]], said, platform), seen)
     }
-    rest = running.keys() - found.keys()
-    known = rest & {change.identity.model_key for change in history} if rest else set()
-    strangers = {key: user for key in rest - known if (user := _user(key)) is not None}
-    users = set(strangers.values())
+    rest = [key for key in running if key not in found]
+    known = {change.identity.model_key for change in history} if rest else set()
+    strangers = {key: user for key in rest if key not in known and (user := _user(key)) is not None}
+    ours, users = known.intersection(rest), set(strangers.values())
     by_key: defaultdict[str, list[SpecFile]] = defaultdict(list)
     by_user: defaultdict[str, list[SpecFile]] = defaultdict(list)
     number: Counter[str] = Counter()
@@ -79,11 +79,11 @@ def revisions(
         if file is None or change.held is not None or number[who.path] >= MOST_REVISIONS:
             continue
         number[who.path] += 1
-        if who.model_key in known:
+        if who.model_key in ours:
             by_key[who.model_key].append(file)
         if who.user_id in users:
             by_user[who.user_id].append(file)
-    found |= {key: tuple(by_key[key]) for key in known}
+    found |= {key: tuple(by_key[key]) for key in rest if key in ours}
     found |= {key: tuple(by_user[user]) for key, user in strangers.items()}
     return found
 
