@@ -72,6 +72,12 @@ class AnyLoss(RuleBasedStateMachine):
     def every_commit_is_made_anew(self, commits: int) -> None:
         self.world.source.rewrite(min(commits, self.world.source.length))
 
+    @rule(model=st.sampled_from(MODELS), drawn=SPECS)
+    def the_ledger_is_lost_under_a_new_commit(self, model: tuple[str, str], drawn: tuple[str, int, int | None]) -> None:
+        self.somebody_commits_a_spec(model, drawn)
+        self.the_ledger_is_lost()
+        self.world.step()
+
     @rule()
     def the_ledger_is_lost(self) -> None:
         self.world.ledger = ForgetfulLedger()
