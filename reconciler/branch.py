@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
-from reconciler.core import requests, rewrites, room, verdicts
+from reconciler.core import requests, rewrites, verdicts
 from reconciler.core.desired import Said, is_read, refused_by_mode, understood
 from reconciler.core.entities import (
     ChangeKind,
@@ -16,10 +16,8 @@ from reconciler.core.entities import (
     Damaged,
     Event,
     FileChange,
-    Observation,
     Record,
     SpecFile,
-    State,
     Tree,
 )
 from reconciler.core.identity import Carried
@@ -124,27 +122,6 @@ class BranchReader:
             rulings=reading.rulings,
             rules_held=reading.rules_held,
         )
-
-    def orphans(self, tree: Tree, seen: Observation, now: datetime) -> dict[str, Record]:
-        """Give records of models that Serve holds and whose files are gone, as their files said last, by model key.
-
-        For a ledger that is new: it knows of no removal that was held, and would drop what runs without a word.
-        """
-        keys = {
-            key for key, found in seen.deployments.items() if key not in tree.files and room.unrecorded(None, found)
-        }
-        last = {each.identity.model_key: each for each in self._source.history()} if keys else {}
-        files = {key: last[key].before for key in keys & last.keys()}
-        known = {key: file for key, file in files.items() if file is not None and is_read(file)}
-        content = self._source.blobs({file.blob for file in known.values()}, self._limits.max_bytes) if known else {}
-        said = {key: understood(file, content, self._limits) for key, file in known.items()}
-        return {
-            key: Record(
-                file.identity, file.blob, file.commit, State.QUEUED, now, spec=spec, deployment=seen.deployments[key]
-            )
-            for key, file in known.items()
-            if isinstance(spec := said[key], ServingSpec)
-        }
 
     def _specs(self, tree: Tree, changes: tuple[FileChange, ...]) -> Mapping[Address, Said]:
         files = [*tree.files.values()]

@@ -34,6 +34,7 @@ from reconciler.ports import (
     Runtime,
     Source,
 )
+from reconciler.recognising import recognise
 from reconciler.spec import Limits, UpdateStrategy
 
 log = logging.getLogger(__name__)
@@ -94,12 +95,14 @@ class Reconciler:
         last = self.ledger.load()
         known = replace(last, records=ownership.unmarked(last.records))
         branch = self._reader.read(known, now)
-        past = self._past(known)
         seen = self._reached(known.records, self.runtime.observe())
 
         have = progress.observed(known.records, seen, now, delays_s)
+        past: tuple[Case, ...] = ()
         if known.revision is None:
-            have = replace(have, records={**self._reader.orphans(branch.tree, seen, now), **have.records})
+            begun = recognise(branch, seen, self.source, self.folders, self.rules.limits, self.rules.platform, now)
+            branch, past = begun.branch, self._chronicle.restored(begun.history)
+            have = replace(have, records={**begun.records, **have.records})
         asked = desired(branch.tree, branch.parsed(), have.records)
         passed = self._gatekeeper.let_pass(branch.tree, asked, have.records, seen, now, known.revision)
         want = passed.wanted
@@ -204,10 +207,6 @@ class Reconciler:
         if course.is_due:
             self.confirm()
             self.runtime.apply(course.app)
-
-    def _past(self, known: LedgerState) -> tuple[Case, ...]:
-        """Give what git notes tell of the time before a ledger that is new."""
-        return self._chronicle.restored(self.source.history()) if known.revision is None else ()
 
     def _judge(
         self,

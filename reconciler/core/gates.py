@@ -62,8 +62,9 @@ def pending(
     """Give the changes that gates are asked about, by model key.
 
     What is refused holds at what was accepted anyway, and what asks for the same as before changes nothing. A model
-    that runs and of which nothing is on record (the ledger was lost) is taken over as it is: to hold it back would stop
-    it. A model of which nothing was ever accepted can go.
+    that runs and of which nothing is known to have been accepted (the ledger was lost, and git does not have what runs:
+    `core.recognition`) is taken over as it is: to hold it back would stop it. A model of which nothing was ever
+    accepted can go.
 
     Args:
         wanted: What the repository wants.
@@ -77,7 +78,9 @@ def pending(
         record = records.get(key)
         if record is not None and record.state in _GONE:
             record = None
-        if not isinstance(want.spec, ServingSpec) or room.unrecorded(record, seen.get(key)):
+        if not isinstance(want.spec, ServingSpec):
+            continue
+        if (record is None or record.spec is None) and room.unrecorded(record, seen.get(key)):
             continue
         is_known = record is not None and record.held is None and record.rejection is None
         if record is not None and is_known and record.commit.sha == want.file.commit.sha:

@@ -39,6 +39,7 @@ class Rig(Protocol):
     def pids(self, key: str) -> frozenset[int]: ...
     def pause(self) -> None: ...
     def tamper(self, *workloads: Workload) -> None: ...
+    def begin_anew(self) -> None: ...
     def delete_app(self) -> None: ...
 
 
@@ -56,6 +57,9 @@ class MemoryRig:
 
     def tamper(self, *workloads: Workload) -> None:
         self.memory.tamper(*workloads)
+
+    def begin_anew(self) -> None:
+        """Do nothing: this runtime is what Serve knows, and keeps nothing for the one who asks."""
 
     def delete_app(self) -> None:
         self.memory.delete_app()
@@ -135,6 +139,10 @@ class ServeRig:
         models = {each.model_key: _versioned(toy_server.deploy(each), each.version) for each in workloads}
         target = RunTarget(self.runtime._root(models), name=APP_NAME, route_prefix=None)
         run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+    def begin_anew(self) -> None:
+        """Be a reconciler's process that has applied nothing yet, with a ledger that is new."""
+        self.stand_behind("haproxy")
 
     def delete_app(self) -> None:
         from ray import serve
@@ -292,6 +300,30 @@ def test_applying_again_changes_nothing(rig: Rig) -> None:
     rig.runtime.apply(app(a))
     until(rig, is_up(a))
     assert rig.pids(a.model_key) == processes
+
+
+def test_who_begins_anew_observes_what_was_asked_of_each_model_and_not_what_still_answers(rig: Rig) -> None:
+    """What a new ledger recognises models by (`core.recognition`): the key, the version, the number of replicas."""
+    a, b = workload("alice", version="n1", replicas=2), workload("bob", version="n1")
+    rig.runtime.apply(app(a, b))
+    until(rig, is_up(a))
+    until(rig, is_up(b))
+    never = workload("bob", version="n2", source="endless")
+    rig.runtime.apply(app(a, never))
+    rig.begin_anew()
+    seen = until(rig, lambda seen: is_at(never, seen) == "loading").deployments
+    assert seen.keys() == {a.model_key, b.model_key}
+    found, loads = seen[a.model_key], seen[b.model_key]
+    assert (found.version, found.target_replicas, found.health) == ("n1", 2, Health.HEALTHY)
+    assert (loads.version, loads.target_replicas, loads.health) == ("n2", 1, Health.STARTING)
+    assert loads.running == 1, "the old version answers still"
+    processes = rig.pids(a.model_key)
+    rig.runtime.apply(app(a, b))
+    until(rig, is_up(b))
+    assert rig.pids(a.model_key) == processes
+    rig.runtime.apply(app())
+    until(rig, gone(a))
+    until(rig, gone(b))
 
 
 def test_what_somebody_else_does_to_the_application_is_observed_and_can_be_put_right(rig: Rig) -> None:

@@ -118,6 +118,17 @@ def test_a_model_that_runs_without_a_record_is_taken_over_and_not_held() -> None
     assert gates.pending({key: wanted(spec())}, {}, {}, TREE, {key: known.deployment}) == {}
 
 
+def test_a_change_of_what_a_new_ledger_has_recognised_is_pending_although_nothing_was_started_by_it() -> None:
+    up = running(spec())
+    key = up.identity.model_key
+    assert up.deployment is not None
+    known = record(spec())
+    want = {key: wanted(spec(num_replicas=2), by=commit("c2"))}
+    assert gates.pending(want, {key: known}, {}, TREE, {key: up.deployment}).keys() == {key}
+    unknown = record(None)
+    assert gates.pending(want, {key: unknown}, {}, TREE, {key: up.deployment}) == {}
+
+
 def test_a_gate_is_not_asked_about_what_another_holds_back() -> None:
     known = running(spec())
     key = known.identity.model_key

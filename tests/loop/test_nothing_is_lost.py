@@ -153,6 +153,111 @@ def answers(world: GitWorld) -> dict[str, frozenset[int]]:
     return {each.model_key: world.runtime.pids(each.model_key) for each in world.runtime.held()}
 
 
+HOLDS = {
+    "suspended": "suspend:\n  models: {alice/a: a benchmark}\n",
+    "frozen": 'freeze:\n  - {cron: "0 0 * * *", duration: 24h, reason: the whole week}\n',
+}
+CHANGES = {
+    "another model": spec("a", OTHER),
+    "more replicas": spec("a", replicas=2),
+    "rubbish": "a: [",
+    "gone": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("hold", "rewrite"),
+    [("suspended", False), ("frozen", False), ("suspended", True)],
+    ids=["suspended", "frozen", "rewritten"],
+)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_that_is_held_when_the_ledger_is_lost_stays_held(
+    world: GitWorld, hold: str, change: str, rewrite: bool
+) -> None:
+    sha = world.write("alice", "a", spec("a"))
+    settle(world)
+    before = world.by_path()[spec_path("alice", "a")]
+    processes = answers(world)
+    world.push({"argus.yaml": HOLDS[hold]})
+    world.write("alice", "a", CHANGES[change])
+    world.step()
+    if rewrite:
+        rebase(world)
+    applies = world.runtime.applies
+    for _ in range(2):
+        world.lose_the_ledger()
+        world.settle(2)
+        record = world.by_path()[spec_path("alice", "a")]
+        assert (record.identity, record.state, record.spec) == (before.identity, State.RUNNING, before.spec)
+        assert (record.held is not None) == (change != "rubbish"), "what is refused is no gate's business"
+        assert (record.serving_commit is not None and record.serving_commit.sha == sha) != rewrite
+        assert answers(world) == processes
+        assert world.runtime.applies == applies
+    world.push({"argus.yaml": None})
+    settle(world)
+    after = answers(world)
+    assert (after == processes) == (change == "rubbish")
+    assert after.keys() == (set() if change == "gone" else processes.keys())
+
+
+def rebase(world: GitWorld) -> None:
+    """Write every commit anew, as a secret is taken out of a history: the same files, other SHAs."""
+    shas = git(world.repository.path, "rev-list", "--reverse", "main").split()
+    parent: list[str] = []
+    for sha in shas:
+        parent = ["-p", git(world.repository.path, "commit-tree", "-m", "anew", *parent, f"{sha}^{{tree}}")]
+    git(world.repository.path, "update-ref", "refs/heads/main", parent[1])
+
+
+@pytest.mark.parametrize("change", [None, spec("a", OTHER)], ids=["unchanged", "changed"])
+def test_a_ledger_that_is_lost_with_the_history_leaves_running_models_their_names(
+    world: GitWorld, change: str | None
+) -> None:
+    world.write("alice", "a", spec("a"))
+    world.write("bob", "b", spec("b", replicas=2))
+    settle(world)
+    processes = answers(world)
+    if change is not None:
+        world.write("alice", "a", change)
+    rebase(world)
+    names = {file.identity.model_key for file in world.git_source.read(None).tree.files.values()}
+    assert not names & processes.keys(), "the premise: by history alone everybody would be somebody else"
+    world.lose_the_ledger()
+    world.loop.reconcile_once()
+    assert {record.identity.model_key for record in world.by_path().values()} == processes.keys()
+    settle(world)
+    after = answers(world)
+    assert after.keys() == processes.keys()
+    assert [key for key in after if after[key] != processes[key]] == [
+        record.identity.model_key for path, record in world.by_path().items() if change and path.endswith("/a.yaml")
+    ]
+    assert set(world.verdicts().values()) == {Verdict.APPLIED}
+
+
+def test_a_folder_that_is_gone_when_the_ledger_is_lost_stops_nobody(world: GitWorld) -> None:
+    world.write("alice", "a", spec("a"))
+    settle(world)
+    processes = answers(world)
+    world.folders.folders.discard(GOOD)
+    world.lose_the_ledger()
+    settle(world)
+    assert answers(world) == processes
+    assert world.by_path()[spec_path("alice", "a")].state is State.RUNNING
+
+
+def test_an_update_that_fails_after_the_ledger_was_lost_goes_back_to_what_answered(world: GitWorld) -> None:
+    world.write("alice", "a", spec("a"))
+    settle(world)
+    processes = answers(world)
+    sha = world.write("alice", "a", spec("a", BROKEN))
+    world.lose_the_ledger()
+    settle(world)
+    record = world.by_path()[spec_path("alice", "a")]
+    assert answers(world) == processes
+    assert (record.state, record.commit.sha) == (State.RUNNING, sha)
+    assert record.error_summary
+
+
 def test_a_forced_push_a_hanging_server_and_one_that_is_gone_for_a_minute_lose_nothing(tmp_path: Path) -> None:
     (tmp_path / "certificates").mkdir()
     with https_remote(tmp_path / "certificates", tmp_path, TOKEN) as remote:

@@ -15,7 +15,7 @@ from reconciler.loop import Reconciler
 from reconciler.names import spec_path
 from reconciler.shell.ledger import LedgerReader, SqlLedger, open_ledger
 from reconciler.shell.source import GitSource
-from tests.loop.world import OTHER, RULES, World, spec
+from tests.loop.world import MISSING, OTHER, RULES, World, spec
 from tests.repositories import Repository, git
 
 
@@ -134,16 +134,44 @@ def test_a_branch_that_is_gone_removes_nothing() -> None:
     assert all(record.state is State.RUNNING for record in world.ledger.records.values())
 
 
-def test_a_lost_ledger_after_a_rewrite_starts_over_from_history_as_it_is() -> None:
-    """Nobody else knows the old names: what runs under them goes, and comes up under those that history gives."""
+@pytest.mark.parametrize("is_known", [True, False], ids=["seen before", "seen by the new ledger only"])
+@pytest.mark.parametrize("squash", [True, False], ids=["squashed", "rebased"])
+def test_a_lost_ledger_after_a_rewrite_knows_everybody_by_what_runs(squash: bool, is_known: bool) -> None:
     world = two_models()
-    world.source.rewrite(2)
+    before = {key: world.runtime.pids(key) for key in world.ledger.records}
+    applies = world.runtime.applies
+    world.source.rewrite(2, squash=squash)
+    if is_known:
+        world.settle()
+    for _ in range(2):
+        world.ledger = type(world.ledger)()
+        world.restart()
+        world.settle()
+        assert {key: world.runtime.pids(key) for key in world.ledger.records} == before
+        assert all(record.state is State.RUNNING for record in world.ledger.records.values())
+        assert world.runtime.applies == applies
+    assert {case.model_key for case in world.ledger.cases.values()} == before.keys()
+    assert {event.model_key for event in world.ledger.events} == before.keys()
+    world.write("alice", "a", spec("a", replicas=2))
     world.settle()
+    after = {key: world.runtime.pids(key) for key in world.ledger.records}
+    assert all(pids <= after[key] for key, pids in before.items())
+    assert sorted(map(len, after.values())) == [1, 2]
+
+
+def test_a_model_that_did_not_run_has_no_name_but_that_of_a_rewritten_history() -> None:
+    """Serve knows only of what runs: the others come up under the names that history gives now."""
+    world = two_models()
+    world.write("carl", "c", spec("c", MISSING))
+    world.settle()
+    running = {key for key, record in world.ledger.records.items() if record.state is State.RUNNING}
+    world.source.rewrite(3)
     world.ledger = type(world.ledger)()
     world.restart()
     world.settle()
-    assert set(world.ledger.records) == set(world.source.read(None).tree.files)
-    assert all(record.state is State.RUNNING for record in world.ledger.records.values())
+    assert running < world.ledger.records.keys()
+    [other] = world.ledger.records.keys() - running
+    assert other in world.source.read(None).tree.files
 
 
 def test_a_forced_push_to_a_real_remote_keeps_everybody_in_a_real_ledger_and_in_fresh_clones(tmp_path: Path) -> None:
@@ -218,7 +246,10 @@ SEEDS = st.integers(0, 3)
 
 
 class AnyRewrite(RuleBasedStateMachine):
-    """Commits, rewrites and crashes in any order. A path that is there at two passes in a row is the same model."""
+    """Commits, rewrites, crashes and lost ledgers in any order.
+
+    A path that is there at two passes in a row is the same model.
+    """
 
     @initialize()
     def begin(self) -> None:
@@ -228,6 +259,7 @@ class AnyRewrite(RuleBasedStateMachine):
         self.world.settle()
         self.made_anew: set[str] = set()
         self.touched: set[str] = set()  # paths whose processes a pass may have replaced
+        self.is_lost = False
         self.remember()
 
     @rule(user=USERS, suffix=SUFFIXES, seed=SEEDS, source=st.sampled_from([OTHER, "/private/hf/good"]))
@@ -263,8 +295,17 @@ class AnyRewrite(RuleBasedStateMachine):
             self.world.restart()
 
     @rule()
+    def the_ledger_is_lost(self) -> None:
+        self.world.ledger = type(self.world.ledger)()
+        self.world.restart()
+        self.is_lost = True
+
+    @rule()
     def everything_settles(self) -> None:
         self.world.settle()
+        if self.is_lost:  # what ran of these may be in no commit any more
+            now = self.paths()
+            self.made_anew |= self.touched | {path for path in self.known if now.get(path) != self.blobs[path]}
         files = self.world.source.read(None, self.world.ledger.carried).tree.files
         assert {file.identity.path: key for key, file in files.items()} == self.living()
         for path, key in self.known.items():
@@ -280,7 +321,7 @@ class AnyRewrite(RuleBasedStateMachine):
 
     def remember(self) -> None:
         self.known, self.blobs = self.living(), self.paths()
-        self.made_anew, self.touched = set(), set()
+        self.made_anew, self.touched, self.is_lost = set(), set(), False
         self.processes = {path: self.world.runtime.pids(key) for path, key in self.known.items()}
         self.still = self.processes[spec_path("carol", "still")]
 
