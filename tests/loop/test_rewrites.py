@@ -331,7 +331,12 @@ class AnyRewrite(RuleBasedStateMachine):
     def living(self) -> dict[str, str]:
         records = self.world.ledger.load().records
         gone = {State.DELETING, State.DELETED}
-        return {record.identity.path: key for key, record in records.items() if record.state not in gone}
+        return {
+            record.identity.path: key
+            for key, record in records.items()
+            # What is taken back with three of four models is braked, and its files are gone all the same.
+            if record.state not in gone and not (record.held is not None and record.held.removes)
+        }
 
 
 AnyRewrite.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
