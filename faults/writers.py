@@ -21,7 +21,11 @@ TIMEOUT_S = 45.0
 
 
 class Writers:
-    """So many clients, each of which writes once every `every_s` seconds, at a moment of its own."""
+    """So many clients, each of which writes once every `every_s` seconds on average, at random.
+
+    So they stay a crowd: with a fixed pause, one moment that held all of them up would have them all write at once for
+    ever after.
+    """
 
     def __init__(self, api_port: int, token: str, number: int, every_s: float) -> None:
         self.writes: list[Write] = []
@@ -52,7 +56,7 @@ class Writers:
 
     async def _one(self, client: httpx.AsyncClient, writer: int) -> None:
         key: str | None = None
-        await self._rest(random.uniform(0, self._every_s))
+        await self._rest(random.expovariate(1 / self._every_s))
         turn = 0
         while not self._closing.is_set():
             turn += 1
@@ -67,7 +71,7 @@ class Writers:
             except (httpx.HTTPError, ValueError) as error:
                 problem = f"{type(error).__name__}: {error}"
             self.writes.append(Write(writer, began, time.monotonic(), commit, problem))
-            await self._rest(self._every_s)
+            await self._rest(random.expovariate(1 / self._every_s))
 
     async def _write(self, client: httpx.AsyncClient, writer: int, key: str | None, turn: int) -> httpx.Response:
         if key is None:
