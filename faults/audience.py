@@ -1,7 +1,8 @@
 """Clients that stream from a model all the time, and remember how each request went.
 
-They are a process of their own (`python -m faults.audience PORT MODEL CLIENTS`), so that what an act computes does not
-show as a gap between two tokens. It prints a line of JSON a request, and ends when its standard input does.
+They are a process and a session of their own (`python -m faults.audience PORT MODEL CLIENTS`), so that what an act
+computes does not show as a gap between two tokens. It prints a line of JSON a request, and ends when its standard input
+does.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Audience:
         self.requests: list[Request] = []
         self._clients = clients
         argv = [sys.executable, "-m", "faults.audience", str(port), model, str(clients)]
-        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 

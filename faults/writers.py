@@ -2,14 +2,24 @@
 
 Their models' folder does not exist, so no engine starts; every write is a commit all the same. What was acknowledged is
 remembered with its commit, and looked for on the branch after each act.
+
+They are a process of their own (`python -m faults.writers PORT WRITERS EVERY_S`) which gives way to engines: on a real
+platform they would be on other machines. It reads the admin's token from its standard input, where each further line
+has all of them write at once; it prints a line of JSON a write, and ends when that input does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
 
 import httpx
 
@@ -18,6 +28,8 @@ from faults.report import Write
 USER = "crowd"
 TIMEOUT_S = 45.0
 """Longer than a write may take to be refused: the API gives git and the ledger their own limits."""
+
+GROUP_NICENESS = 10
 
 
 class Writers:
@@ -30,36 +42,73 @@ class Writers:
     def __init__(self, api_port: int, token: str, number: int, every_s: float) -> None:
         self.writes: list[Write] = []
         self.number = number
-        self._url = f"http://127.0.0.1:{api_port}/api/v2/serve/models"
-        self._headers = {"Authorization": f"Bearer {token}"}
-        self._every_s = every_s
-        self._closing = threading.Event()
-        self._at_once = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._all(number)), daemon=True)
+        argv = [sys.executable, "-m", "faults.writers", str(api_port), str(number), str(every_s)]
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        with suppress(OSError):  # a kernel that does not share the CPU out by sessions
+            Path(f"/proc/{self._process.pid}/autogroup").write_text(f"{GROUP_NICENESS}\n", encoding="ascii")
+        self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
+        self._tell(token)
 
     def all_at_once(self) -> None:
         """Have every one of them write now."""
-        self._at_once.set()
-        time.sleep(0.5)
-        self._at_once.clear()
+        self._tell("now")
 
     def close(self) -> None:
         """Let every one of them end its write."""
-        self._closing.set()
-        self._thread.join(TIMEOUT_S + 10)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(TIMEOUT_S + 10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._thread.join(10)
 
-    async def _all(self, number: int) -> None:
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        print(line, file=self._process.stdin, flush=True)
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.writes.append(Write(**json.loads(line)))
+
+
+class _Crowd:
+    """The writers, in their own process."""
+
+    def __init__(self, api_port: int, token: str, every_s: float) -> None:
+        self._url = f"http://127.0.0.1:{api_port}/api/v2/serve/models"
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._every_s = every_s
+        self._closing = asyncio.Event()
+        self._roused = asyncio.Event()
+
+    def rouse(self) -> None:
+        """Have all of them write now."""
+        self._roused.set()
+        self._roused = asyncio.Event()
+
+    def close(self) -> None:
+        """Let all of them end."""
+        self._closing.set()
+        self.rouse()
+
+    async def write(self, number: int) -> None:
+        """Write until `close`."""
         limits = httpx.Limits(max_connections=number, max_keepalive_connections=number)
         async with httpx.AsyncClient(headers=self._headers, timeout=TIMEOUT_S, limits=limits) as client:
             await asyncio.gather(*(self._one(client, writer) for writer in range(number)))
 
     async def _one(self, client: httpx.AsyncClient, writer: int) -> None:
         key: str | None = None
-        await self._rest(random.expovariate(1 / self._every_s))
+        await self._rest(self._roused)
         turn = 0
         while not self._closing.is_set():
             turn += 1
+            roused = self._roused
             began, commit, problem = time.monotonic(), None, None
             try:
                 answer = await self._write(client, writer, key, turn)
@@ -70,8 +119,8 @@ class Writers:
                     problem = f"{answer.status_code} {answer.text[:200]}"
             except (httpx.HTTPError, ValueError) as error:
                 problem = f"{type(error).__name__}: {error}"
-            self.writes.append(Write(writer, began, time.monotonic(), commit, problem))
-            await self._rest(random.expovariate(1 / self._every_s))
+            print(json.dumps(asdict(Write(writer, began, time.monotonic(), commit, problem))), flush=True)
+            await self._rest(roused)
 
     async def _write(self, client: httpx.AsyncClient, writer: int, key: str | None, turn: int) -> httpx.Response:
         if key is None:
@@ -79,7 +128,23 @@ class Writers:
             return await client.post(self._url, params={"user_id": USER}, json=spec)
         return await client.patch(f"{self._url}/{key}", json={"num_replicas": 1 + turn % 2})
 
-    async def _rest(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not self._closing.is_set() and not self._at_once.is_set():  # noqa: ASYNC110
-            await asyncio.sleep(0.4)
+    async def _rest(self, roused: asyncio.Event) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(roused.wait(), random.expovariate(1 / self._every_s))
+
+
+async def _main(api_port: int, number: int, every_s: float) -> None:
+    crowd = _Crowd(api_port, sys.stdin.readline().strip(), every_s)
+    loop = asyncio.get_running_loop()
+
+    def listen() -> None:
+        for _ in sys.stdin:
+            loop.call_soon_threadsafe(crowd.rouse)
+        loop.call_soon_threadsafe(crowd.close)
+
+    threading.Thread(target=listen, daemon=True).start()
+    await crowd.write(number)
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
