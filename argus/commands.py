@@ -39,10 +39,7 @@ def own(name: str, settings: Settings, config: Path | None, environ: Mapping[str
     }
     if config is not None:
         kept["ARGUS_CONFIG"] = str(config)
-    # No engine waits for the API or for a pass longer than for another engine: at the default they take three quarters
-    # of a core that both want, and tokens come in gaps. The router is on the road that tokens take.
-    niceness = 0 if name == ROUTER else ray_head.GROUP_NICENESS
-    return Command((sys.executable, "-m", "argus", name), kept, group_niceness=niceness)
+    return Command((sys.executable, "-m", "argus", name), kept)
 
 
 def front(part: haproxy.Part, settings: Settings) -> Command:

@@ -22,13 +22,6 @@ from reconciler.settings import RaySettings
 NAME = "ray"
 SCRATCH = "t"
 HOST = "127.0.0.1"
-GROUP_NICENESS = 5
-"""What engines give way to others by, where Linux shares the CPU out by sessions: a third of the weight.
-
-At 0, two engines at full load left a reconciler that was starting 2 % of two cores. At 10, whatever else ran on the
-machine kept tokens waiting for seconds.
-"""
-
 STARTED = b"Ray runtime started."
 """What `ray start` prints when the node is registered (Ray is pinned)."""
 
@@ -135,7 +128,8 @@ def command(state: Path, settings: RaySettings, base: Mapping[str, str]) -> Comm
     port = free_port(_last_port(state))
     (state / "run" / "ray.port").write_text(f"{port}\n", encoding="ascii")
     facts = {"address": f"{HOST}:{port}", "folder": str(at)}
-    return Command(argv(settings, port, at), environ(state, base), facts, group_niceness=GROUP_NICENESS)
+    # Two engines at full load left a reconciler that was starting 2 % of two cores: it was not up after eight minutes.
+    return Command(argv(settings, port, at), environ(state, base), facts, group_niceness=5)
 
 
 def remove_folder(state: Path) -> None:
