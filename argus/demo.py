@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from argus import home
 from argus.client import Client
 from argus.errors import ClientError
+from reconciler.front.files import write_private
 
 USER = "demo"
 SUFFIX = "hello"
@@ -59,7 +59,7 @@ class Demo:
         token = self._new_token(admin)
         with _already_there():
             Client(self.api_url, token).post("/api/v2/serve/models", yaml=SPEC, headers={"If-None-Match": "*"})
-        home.write_secret(self.token_file, token + "\n")
+        write_private(self.token_file, token + "\n")
 
     def model(self) -> dict[str, Any] | None:
         """Give the demo model as the API shows it; None where its user deleted it."""
@@ -76,7 +76,7 @@ class Demo:
             admin = Client(self.api_url, self.admin_token)
             with _already_there():
                 admin.post("/api/v2/users", {"user_id": USER})
-            home.write_secret(self.token_file, self._new_token(admin) + "\n")
+            write_private(self.token_file, self._new_token(admin) + "\n")
 
     def chat(self, model: str, *, timeout_s: float) -> str:
         """Say Hello to the model and give its answer."""

@@ -22,6 +22,7 @@ from typing import Any
 
 from argus.errors import UpFailed
 from argus.processes import Process
+from reconciler.front.files import write_private
 
 LOCK = "argus.lock"
 _FOLDERS = ("logs", "run")
@@ -81,22 +82,6 @@ def is_locked(home: Path) -> bool:
         return False
 
 
-def write_secret(path: Path, text: str) -> None:
-    """Write a file that only this user may read, whole or not at all."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError:
-        with suppress(OSError):
-            aside.unlink()
-        raise
-
-
 def keep_secret(path: Path) -> str:
     """Give the secret that the file holds, made at random (256 bits) where there is none."""
     with suppress(FileNotFoundError):
@@ -104,14 +89,14 @@ def keep_secret(path: Path) -> str:
             path.chmod(0o600)
             return kept
     made = secrets.token_urlsafe(32)
-    write_secret(path, made)
+    write_private(path, made)
     return made
 
 
 def note(home: Path, name: str, process: Process, **facts: Any) -> None:
     """Note which process `name` is."""
     text = json.dumps({"pid": process.pid, "started": process.started, **facts})
-    write_secret(home / "run" / f"{name}.json", text + "\n")
+    write_private(home / "run" / f"{name}.json", text + "\n")
 
 
 def noted(home: Path, name: str) -> tuple[Process, dict[str, Any]] | None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import asdict
 
 from faults.report import Request
+from faults.teller import Teller
 
 TOKENS = 100
 LONGEST_ANSWER_S = 90.0
@@ -28,12 +28,7 @@ class Audience:
     def __init__(self, port: int, model: str, clients: int) -> None:
         self.requests: list[Request] = []
         self._clients = clients
-        argv = [sys.executable, "-m", "faults.audience", str(port), model, str(clients)]
-        self._process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
+        self._process = Teller(__name__, port, model, clients, take=lambda said: self.requests.append(Request(**said)))
 
     def settle(self) -> None:
         """Wait until each client has ended every request that it had begun by now."""
@@ -47,18 +42,7 @@ class Audience:
 
     def close(self) -> None:
         """Let every client end its request."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(LONGEST_ANSWER_S + 10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._thread.join(10)
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.requests.append(Request(**json.loads(line)))
+        self._process.close(LONGEST_ANSWER_S + 10)
 
 
 class _Answer:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import subprocess
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 import httpx
 
 from faults.report import Write
+from faults.teller import Teller
 
 USER = "crowd"
 TIMEOUT_S = 45.0
@@ -42,38 +42,18 @@ class Writers:
     def __init__(self, api_port: int, token: str, number: int, every_s: float) -> None:
         self.writes: list[Write] = []
         self.number = number
-        argv = [sys.executable, "-m", "faults.writers", str(api_port), str(number), str(every_s)]
-        self._process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
+        self._process = Teller(__name__, api_port, number, every_s, take=lambda said: self.writes.append(Write(**said)))
         with suppress(OSError):  # a kernel that does not share the CPU out by sessions
             Path(f"/proc/{self._process.pid}/autogroup").write_text(f"{GROUP_NICENESS}\n", encoding="ascii")
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-        self._tell(token)
+        self._process.say(token)
 
     def all_at_once(self) -> None:
         """Have every one of them write now."""
-        self._tell("now")
+        self._process.say("now")
 
     def close(self) -> None:
         """Let every one of them end its write."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(TIMEOUT_S + 10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._thread.join(10)
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        print(line, file=self._process.stdin, flush=True)
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.writes.append(Write(**json.loads(line)))
+        self._process.close(TIMEOUT_S + 10)
 
 
 class _Crowd:

@@ -19,6 +19,7 @@ from reconciler.core.entities import (
     Record,
     SpecFile,
     State,
+    Tree,
     Workload,
 )
 from reconciler.core.recognition import Accepted
@@ -56,7 +57,7 @@ def recognise(  # noqa: PLR0917  what a pass knows by now
     running = {key: each for key, each in seen.deployments.items() if room.unrecorded(None, each)}
     parsed = branch.parsed()
     candidates = recognition.revisions(running, tree, parsed, history, platform)
-    said = _said(candidates, branch, source, limits)
+    said = _said(candidates, tree, parsed, source, limits)
     found = recognition.recognised(running, candidates, said, tree, platform)
     records = {key: _record(one, running[key], folders, platform, now) for key, one in found.items()}
     kept = recognition.carried(running, found, tree)
@@ -70,11 +71,14 @@ def recognise(  # noqa: PLR0917  what a pass knows by now
 
 
 def _said(
-    candidates: Mapping[str, tuple[SpecFile, ...]], branch: Branch, source: Source, limits: Limits
+    candidates: Mapping[str, tuple[SpecFile, ...]],
+    tree: Tree,
+    parsed: Mapping[str, Said],
+    source: Source,
+    limits: Limits,
 ) -> dict[SpecFile, Said]:
     """Say what each of these files says. Those of today are read already."""
-    parsed = branch.parsed()
-    said = {file: parsed[key] for key, file in branch.tree.files.items()}
+    said = {file: parsed[key] for key, file in tree.files.items()}
     files = {file for each in candidates.values() for file in each} - said.keys()
     blobs = {file.blob for file in files if is_read(file)}
     content = source.blobs(blobs, limits.max_bytes) if blobs else {}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from werkzeug.serving import make_server
 
 from reconciler.settings import PathSettings, Settings
-from tests.webapi.client import ADMIN_TOKEN, Api, opened
+from tests.webapi.client import ADMIN_TOKEN, Api, listening, opened
 
 
 @pytest.fixture
@@ -22,9 +20,5 @@ def api(tmp_path: Path) -> Iterator[Api]:
 
 @pytest.fixture
 def server(api: Api) -> Iterator[str]:
-    listening = make_server("127.0.0.1", 0, api.app, threaded=True)
-    thread = threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listening.server_port}"
-    listening.shutdown()
-    thread.join(10)
+    with listening(api) as url:
+        yield url

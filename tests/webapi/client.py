@@ -157,7 +157,7 @@ class Api:
 def listening(api: Api) -> Iterator[str]:
     """Serve an API over real HTTP. Gives its address."""
     server = make_server("127.0.0.1", 0, api.app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from werkzeug.serving import make_server
 
 from argus import cli
 from reconciler.core.announcements import STATUSES, Announcement
@@ -16,7 +14,7 @@ from reconciler.core.delivery import Dead, Letter
 from reconciler.shell.ledger import open_ledger
 from reconciler.shell.ledger import outbox as outbox_module
 from reconciler.shell.ledger.engine import writing
-from tests.webapi.client import ADMIN_TOKEN, Api
+from tests.webapi.client import ADMIN_TOKEN, Api, listening
 
 OUTBOX = "/api/v2/serve/outbox"
 NOW = datetime.now(UTC)
@@ -100,12 +98,8 @@ class TestCommand:
 
     @pytest.fixture
     def server(self, api: Api) -> Iterator[str]:
-        listening = make_server("127.0.0.1", 0, api.app, threaded=True)
-        thread = threading.Thread(target=listening.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.server_port}"
-        listening.shutdown()
-        thread.join(10)
+        with listening(api) as url:
+            yield url
 
     def run(self, server: str, *words: str, token: str = ADMIN_TOKEN) -> int:
         return cli.main(["outbox", *words], {"ARGUS_SERVER": server, "ARGUS_TOKEN": token})
