@@ -157,7 +157,7 @@ def _open_sqlite(url: URL, timeout_s: float) -> Engine:
         # timeout: whoever is going to write takes the lock, and waits for it, at the beginning.
         connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITES) else "BEGIN")
 
-    _switch_to_wal(engine, timeout_s)
+    _switch_to_wal(engine, file, timeout_s)
     return engine
 
 
@@ -174,10 +174,10 @@ def _make_private(path: Path) -> None:
         raise LedgerUnreachable(f"the ledger {path} cannot be opened: {error.strerror}") from None
 
 
-def _switch_to_wal(engine: Engine, timeout_s: float) -> None:
+def _switch_to_wal(engine: Engine, file: LedgerFile, timeout_s: float) -> None:
     """Switch the file to WAL. SQLite itself does not wait for the lock that this takes."""
     deadline = time.monotonic() + timeout_s
-    with _scrubbed(engine):
+    with _scrubbed(engine), file.alone():
         connection = engine.raw_connection()
         try:
             while True:

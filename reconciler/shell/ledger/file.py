@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from reconciler.errors import LedgerLost, LedgerUnreachable
@@ -23,9 +23,11 @@ BESIDE = ("-wal", "-shm")
 """What SQLite keeps beside the file."""
 
 LONGEST_TURN_S = 10.0
-"""How long another process may take to look through a broken file."""
+"""How long another process may take to open the file, or to look through a broken one."""
 
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_MOVED = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+"""What SQLite may say of a file that another process sets aside under it (and of one that has other troubles)."""
 _PRIMARY = 0xFF
 """The bits of an extended result code that hold the primary one."""
 
@@ -53,11 +55,11 @@ class LedgerFile:
             return None
         if isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table"):
             return self._is_lost("its tables are gone")
-        code = getattr(error, "sqlite_errorcode", None)
-        if code is None or code & _PRIMARY not in _BROKEN:
+        said = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
+        if said not in _BROKEN | _MOVED:
             return None
         try:
-            aside = self._set_aside()
+            aside = self._set_aside(said)
         except OSError as refused:
             why = refused.strerror or type(refused).__name__
             raise LedgerUnreachable(f"the ledger {self.path} is broken, and cannot be set aside: {why}") from None
@@ -75,29 +77,36 @@ class LedgerFile:
             self.on_lost()
         return LedgerLost(f"the ledger {self.path} is not the one that was opened: {why}")
 
-    def _set_aside(self) -> Path | None:
-        """Rename the file where it is broken indeed. None where it is not, or where another process was faster."""
-        with self._alone():
-            if _identity(self.path) != self._identity or not is_broken(self.path):
-                return None
-            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            aside = self.path.with_name(f"{self.path.name}.broken-{stamp}")
-            # The file last: whoever opens the path in between finds it without what is beside it, and broken still.
-            for ending in (*BESIDE, ""):
-                file = self.path.with_name(self.path.name + ending)
-                if file.exists():
-                    file.rename(aside.with_name(aside.name + ending))
-            return aside
-
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other processes from setting aside what a third has just made anew. Raises LedgerUnreachable."""
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from opening the file, and from setting it aside. Raises LedgerUnreachable.
+
+        A new file must not be opened while what stood beside the broken one is there still, nor be set aside itself by
+        whoever has seen the broken one.
+        """
         with ExitStack() as held:
             try:
                 held.enter_context(file_lock.alone(self.path.with_name(f"{self.path.name}.lock"), LONGEST_TURN_S))
             except TimeoutError:
-                raise LedgerUnreachable(f"the ledger {self.path} is broken, and being set aside") from None
+                raise LedgerUnreachable(f"the ledger {self.path} is being opened or set aside by others") from None
+            except OSError as refused:
+                why = refused.strerror or type(refused).__name__
+                raise LedgerUnreachable(f"the ledger {self.path} cannot be locked: {why}") from None
             yield
+
+    def _set_aside(self, said: int) -> Path | None:
+        """Rename the file where it is broken indeed. None where it is not, or where another process was faster."""
+        with self.alone():
+            if _identity(self.path) != self._identity or said not in _BROKEN or not is_broken(self.path):
+                return None
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            aside = self.path.with_name(f"{self.path.name}.broken-{stamp}")
+            # The file first: whoever has it open sees at his next use that it is gone.
+            self.path.rename(aside)
+            for ending in BESIDE:
+                with suppress(FileNotFoundError):  # the last to close a file removes what is beside it
+                    self.path.with_name(self.path.name + ending).rename(aside.with_name(aside.name + ending))
+            return aside
 
 
 def is_broken(path: Path) -> bool:
