@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -26,8 +26,9 @@ from reconciler.errors import SourceUnreachable
 from reconciler.shell import file_lock
 from reconciler.shell.blobs import Blobs
 from reconciler.shell.git_answers import BlobInfo, Outcome, described, scrub
-from reconciler.shell.object_reader import Answer, ObjectReader
+from reconciler.shell.object_reader import ObjectReader
 from reconciler.shell.objects import Kind, pack
+from reconciler.shell.patience import Patience
 
 if TYPE_CHECKING:
     from git.cmd import Git as _GitPythonGit
@@ -112,21 +113,28 @@ class Git:
             self._environment["GIT_SSH_COMMAND"] = "ssh -oBatchMode=yes"  # ssh asks nobody for a password either
         self._environment |= _as_environment(settings, 0)
         self._settings = len(settings)
-        self._reader = ObjectReader(lambda: self._start(("cat-file", "--batch-command")), timeout_s)
+        self._patience = Patience("git", timeout_s)
+        self._reader = ObjectReader(lambda: self._start(("cat-file", "--batch-command")), self._patience)
         self._blobs = Blobs(self)
 
     def attempt(self, *arguments: str, stdin: bytes = b"") -> Outcome:
         """Run one command and give what it left, whatever its status. Raises SourceUnreachable, also past the limit."""
-        verb = arguments[0]
-        process = self._start(arguments)
-        try:
-            out, err = process.communicate(stdin, timeout=self.timeout_s)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its helpers too: it leads a group of its own
-            process.communicate()
-            raise SourceUnreachable(f"git {verb} did not finish within {self.timeout_s:g} s") from None
+        # That a remote does not answer says nothing of the repository here.
+        patience = Patience("git", self.timeout_s) if arguments[0] in _REMOTE_VERBS else self._patience
+        with patience.asking(arguments[0]):
+            process = self._start(arguments)
+            try:
+                out, err = process.communicate(stdin, timeout=self.timeout_s)
+            except subprocess.TimeoutExpired:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # its helpers too: it leads a group of its own
+                process.communicate()
+                raise TimeoutError from None
         return Outcome(process.returncode, out, err)
+
+    def refuse_if_hanging(self) -> None:
+        """Raise SourceUnreachable where git has let a question go unanswered, and is being asked another."""
+        self._patience.refuse_if_tried()
 
     def run(self, *arguments: str, stdin: bytes = b"") -> bytes:
         """Run one command and give what it printed. Raises SourceUnreachable, also where it fails."""
@@ -138,7 +146,7 @@ class Git:
     def head(self, branch: str) -> str | None:
         """Give the SHA of the branch's newest commit; None where the branch is not born. Raises SourceUnreachable."""
         ref = f"refs/heads/{branch}"
-        if quick := self._quickly(self._reader.describe, [f"{ref}^{{commit}}"]):
+        if quick := self._reader.describe([f"{ref}^{{commit}}"]):
             seen = described(quick[0])
             if seen is not None and seen.kind == "commit":
                 return seen.id
@@ -155,7 +163,7 @@ class Git:
 
         Names must hold no line feed.
         """
-        lines = self._quickly(self._reader.describe, names)
+        lines = self._reader.describe(names)
         if lines is None:
             out = self.run("cat-file", "--batch-check", stdin="".join(f"{name}\n" for name in names).encode())
             lines = out.decode(errors="replace").splitlines()
@@ -167,7 +175,7 @@ class Git:
         """Read objects whole, in the order asked for. Raises SourceUnreachable, also where one is not there."""
         if not ids:
             return []
-        if (quick := self._quickly(self._reader.contents, ids)) is not None:
+        if (quick := self._reader.contents(ids)) is not None:
             return quick
         out = self.run("cat-file", "--batch", stdin="".join(f"{name}\n" for name in ids).encode())
         found, position = [], 0
@@ -179,14 +187,6 @@ class Git:
             found.append(out[end + 1 : end + 1 + seen.size])
             position = end + seen.size + 2  # the line feed before and the one after the content
         return found
-
-    def _quickly(
-        self, ask: Callable[[Sequence[str]], list[Answer] | None], names: Sequence[str]
-    ) -> list[Answer] | None:
-        try:
-            return ask(names)
-        except TimeoutError:
-            raise SourceUnreachable(f"git cat-file did not finish within {self.timeout_s:g} s") from None
 
     def blobs(self, ids: Iterable[str], max_bytes: int) -> dict[str, bytes | Damaged]:
         """Read blobs by id, those larger than `max_bytes` cut to one byte more (`Blobs.read`).
@@ -200,23 +200,24 @@ class Git:
 
         Raises SourceUnreachable.
         """
-        process, is_late = self._start(("cat-file", "blob", blob)), threading.Event()
+        with self._patience.asking("cat-file"):
+            process, is_late = self._start(("cat-file", "blob", blob)), threading.Event()
 
-        def end_it() -> None:
-            is_late.set()
-            process.kill()
-
-        watchdog = threading.Timer(self.timeout_s, end_it)
-        watchdog.start()
-        try:
-            start = process.stdout.read(size) if process.stdout else b""
-            if len(start) == size:
+            def end_it() -> None:
+                is_late.set()
                 process.kill()
-            _, err = process.communicate()
-        finally:
-            watchdog.cancel()
-        if is_late.is_set():
-            raise SourceUnreachable(f"git cat-file did not finish within {self.timeout_s:g} s")
+
+            watchdog = threading.Timer(self.timeout_s, end_it)
+            watchdog.start()
+            try:
+                start = process.stdout.read(size) if process.stdout else b""
+                if len(start) == size:
+                    process.kill()
+                _, err = process.communicate()
+            finally:
+                watchdog.cancel()
+            if is_late.is_set():
+                raise TimeoutError
         return Outcome(0 if len(start) == size else process.returncode, start, err)
 
     def _start(self, arguments: Sequence[str]) -> gitpython.Git.AutoInterrupt:

@@ -4,7 +4,7 @@ Starting a process is most of what such a question costs, above all where the co
 --batch-command`, which looks at the refs and at new objects each time it is asked.
 
 Whatever is not as usual (content that is missing, a complaint, a process that has died, a git before 2.36) is answered
-with None: the caller asks git the long way, which knows why. Only lateness is a TimeoutError.
+with None: the caller asks git the long way, which knows why. Only lateness is an error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
+
+from reconciler.errors import SourceUnreachable
+from reconciler.shell.patience import Patience
 
 Answer = TypeVar("Answer")
 
@@ -57,11 +60,11 @@ class ObjectReader:
     """Asks one process for objects; safe for threads, which take turns."""
 
     def __init__(
-        self, start: Callable[[], Process], limit_s: float, clock: Callable[[], float] = time.monotonic
+        self, start: Callable[[], Process], patience: Patience, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`start` starts the process. Each question may take `limit_s` seconds."""
+        """`start` starts the process. `patience` limits each question."""
         self._start = start
-        self._limit_s = limit_s
+        self._patience = patience
         self._clock = clock
         self._lock = threading.Lock()
         self._process: Process | None = None
@@ -71,11 +74,11 @@ class ObjectReader:
         self._deadline = 0.0
 
     def describe(self, names: Sequence[str]) -> list[str] | None:
-        """Give `<id> <kind> <size>` for each name, or `<name> missing`, in their order."""
+        """Give `<id> <kind> <size>` for each name, or `<name> missing`, in their order. Raises SourceUnreachable."""
         return self._ask("info", names, self._description)
 
     def contents(self, names: Sequence[str]) -> list[bytes] | None:
-        """Give each object whole, in their order; None also where one is not there."""
+        """Give each object whole, in their order; None also where one is not there. Raises SourceUnreachable."""
         return self._ask("contents", names, self._content)
 
     def close(self) -> None:
@@ -85,17 +88,18 @@ class ObjectReader:
 
     def _ask(self, verb: str, names: Sequence[str], read: Callable[[], Answer]) -> list[Answer] | None:
         question = "".join(f"{verb} {name}\n" for name in names).encode(errors="surrogateescape")
-        if len(question) > LONGEST_QUESTION or not self._lock.acquire(timeout=self._limit_s):
+        if len(question) > LONGEST_QUESTION or not self._lock.acquire(timeout=self._patience.limit_s):
             return None
         try:
             if self._clock() < self._rests_until:
                 return None
             process = self._running()
-            self._deadline = self._clock() + self._limit_s
-            os.write(process.stdin.fileno(), question)
-            answers = [read() for _ in names]
-            self._require_silence(process)
-        except TimeoutError:
+            with self._patience.asking("cat-file"):
+                self._deadline = self._clock() + self._patience.limit_s
+                os.write(process.stdin.fileno(), question)
+                answers = [read() for _ in names]
+                self._require_silence(process)
+        except SourceUnreachable:
             self._drop()
             raise
         except (_UnusualError, OSError, ValueError):

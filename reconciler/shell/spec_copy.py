@@ -111,8 +111,9 @@ class SpecCopy:
             self._fetcher.bring(patience_s=patience_s, max_age_s=max_age_s, longest_pause_s=longest_pause_s)
 
     def refuse_if_stuck(self) -> None:
-        """Raise SourceUnreachable where a fetch from the remote has been under way for too long."""
+        """Raise SourceUnreachable where the remote or git itself lets others wait already."""
         self._fetcher.refuse_if_stuck()
+        self.git.refuse_if_hanging()
 
     def fetch_for_write(self) -> None:
         """Bring the mirror up to date for somebody who cannot go on without. Raises SourceUnreachable."""

@@ -15,6 +15,7 @@ from reconciler.errors import SourceUnreachable
 from reconciler.shell import object_reader
 from reconciler.shell.git import Git
 from reconciler.shell.object_reader import ObjectReader, Process
+from reconciler.shell.patience import Patience
 from tests.repositories import Repository, git, runs
 
 FILE = "users/ann/qwen.yaml"
@@ -46,7 +47,7 @@ def python(code: str) -> Started:
 
 def over(repository: Repository) -> tuple[ObjectReader, Started]:
     start = Started("git", f"--git-dir={repository.path}", "cat-file", "--batch-command")
-    return ObjectReader(start, 30), start
+    return ObjectReader(start, Patience("git", 30)), start
 
 
 def test_one_process_sees_every_new_commit_and_a_repacked_repository(repository: Repository) -> None:
@@ -83,7 +84,7 @@ def test_threads_get_their_own_answers(repository: Repository) -> None:
 def test_a_process_that_died_is_replaced_after_a_rest(repository: Repository) -> None:
     now = [0.0]
     start = over(repository)[1]
-    reader = ObjectReader(start, 30, clock=lambda: now[0])
+    reader = ObjectReader(start, Patience("git", 30), clock=lambda: now[0])
     assert reader.describe(["HEAD"]) is not None
     start.processes[0].kill()
     assert reader.describe(["HEAD"]) is None
@@ -107,7 +108,7 @@ SAYS_MORE = "import sys; sys.stdin.readline(); print('x missing\\nand more', flu
 
 @pytest.mark.parametrize("code", ["", "print('usage: git cat-file'); raise SystemExit(129)", COMPLAINS, SAYS_MORE])
 def test_what_is_not_as_usual_is_no_answer(code: str) -> None:
-    reader = ObjectReader(python(code), 30)
+    reader = ObjectReader(python(code), Patience("git", 30))
     assert reader.describe(["HEAD"]) is None
 
 
@@ -118,8 +119,8 @@ def test_content_that_is_not_there_is_no_answer(repository: Repository) -> None:
 
 def test_a_process_that_does_not_answer_is_ended_in_time() -> None:
     start = python("import time; time.sleep(3600)")
-    with pytest.raises(TimeoutError):
-        ObjectReader(start, 0.1).describe(["HEAD"])
+    with pytest.raises(SourceUnreachable, match=r"within 0\.1 s"):
+        ObjectReader(start, Patience("git", 0.1)).describe(["HEAD"])
     assert not runs(start.processes[0].pid)
 
 
