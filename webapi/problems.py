@@ -20,7 +20,8 @@ from werkzeug.exceptions import HTTPException
 from reconciler.errors import ArgusError, Moved, Unreachable
 from reconciler.spec import Problem, SpecRejected
 from reconciler.yamlsafe import dotted, shown
-from webapi.store import FileDamagedError, NotAFileError, Overtaken
+from webapi.spec_reader import FileDamagedError
+from webapi.store import NotAFileError, Overtaken
 
 log = logging.getLogger(__name__)
 

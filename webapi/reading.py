@@ -12,7 +12,7 @@ from reconciler.core.desired import refused_by_mode
 from reconciler.core.entities import SpecFile, Tree
 from reconciler.spec import ServingSpec, SpecRejected, parse
 from webapi.parts import Parts
-from webapi.store import FileDamagedError
+from webapi.spec_reader import FileDamagedError
 from webapi.views import Model, joined
 
 

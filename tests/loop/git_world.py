@@ -73,9 +73,17 @@ class GitWorld(World):
     def write(self, user: str, suffix: str, text: str | None, author: str | None = None) -> str:
         return self.push({spec_path(user, suffix): text}, author=author or user)
 
-    def push(self, files: Mapping[str, str | None], *, author: str = "ann", modes: Mapping[str, str] = NO_MODES) -> str:
+    def push(
+        self,
+        files: Mapping[str, str | None],
+        trailers: str = "",
+        *,
+        author: str = "ann",
+        modes: Mapping[str, str] = NO_MODES,
+    ) -> str:
         content = {path: None if text is None else text.encode() for path, text in files.items()}
-        return self.repository.commit(content, author=author, modes=modes)
+        message = f"change\n\n{trailers}\n" if trailers else "change"
+        return self.repository.commit(content, author=author, modes=modes, message=message)
 
     def known(self) -> LedgerState:
         return SqlLedger(self.engine).load()

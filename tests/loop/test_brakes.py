@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,60 +12,22 @@ import pytest
 from reconciler.core.brake import Brake
 from reconciler.core.cases import Case, Verdict
 from reconciler.core.entities import Event, HoldKind, Record, State
-from reconciler.loop import Reconciler, Rules
 from reconciler.names import spec_path
-from reconciler.shell.ledger import LedgerReader, SqlLedger, VerdictReader, open_ledger
-from reconciler.shell.source import GitSource
-from reconciler.spec import Limits
-from reconciler.testing import MemoryFolders, MemoryFront, MemoryRuntime
-from tests.loop.world import GOOD, OTHER, spec
-from tests.repositories import Repository
+from reconciler.shell.ledger import LedgerReader, VerdictReader
+from tests.loop.git_world import GitWorld
+from tests.loop.world import GOOD, OTHER, RULES, spec
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 
 
-class Platform:
-    """The loop on real git and a real ledger. `restart` ends its process and begins another one."""
+class Platform(GitWorld):
+    """Models of alice's, by the names of their files; the brake is on."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.repository = Repository(folder / "specs.git")
-        self.runtime = MemoryRuntime(64)
+        super().__init__(folder, 64)
         self.now = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
-        self.rules = Rules(limits=Limits(), retry_delays_s=(15,), platform="{}", brake=Brake())
-        self.engine = open_ledger(f"sqlite:///{folder / 'ledger.sqlite'}", 5)
+        self.rules = replace(RULES, brake=Brake())
         self.restart()
-
-    def restart(self) -> None:
-        self.engine.dispose()
-        self.engine = open_ledger(f"sqlite:///{self.folder / 'ledger.sqlite'}", 5)
-        self.reader, self.verdicts = LedgerReader(self.engine), VerdictReader(self.engine)
-        self.loop = Reconciler(
-            GitSource(str(self.repository.path), home=self.folder),
-            MemoryFolders([GOOD, OTHER]),
-            self.runtime,
-            MemoryFront(),
-            SqlLedger(self.engine),
-            self.rules,
-            lambda: self.now,
-        )
-
-    def lose_the_ledger(self) -> None:
-        self.engine.dispose()
-        for file in self.folder.glob("ledger.sqlite*"):
-            file.unlink()
-        self.restart()
-
-    def settle(self, passes: int = 5) -> None:
-        for _ in range(passes):
-            self.loop.reconcile_once()
-            self.runtime.step()
-            self.now += timedelta(seconds=1)
-        self.loop.reconcile_once()
-
-    def push(self, files: dict[str, str | None], trailers: str = "") -> str:
-        content = {path: None if text is None else text.encode() for path, text in files.items()}
-        return self.repository.commit(content, message=f"Change\n\n{trailers}\n" if trailers else "Change\n")
 
     def deploy(self, *names: str) -> dict[str, str]:
         """Bring models up, and give their keys by name."""
@@ -76,10 +39,10 @@ class Platform:
         return self.push({spec_path("alice", name): None for name in names}, trailers)
 
     def keys(self) -> dict[str, str]:
-        return {record.identity.suffix: key for key, record in self.reader.models(None).items()}
+        return {record.identity.suffix: key for key, record in LedgerReader(self.engine).models(None).items()}
 
-    def record(self, key: str) -> Record:
-        found = self.reader.model(key)
+    def model(self, key: str) -> Record:
+        found = LedgerReader(self.engine).model(key)
         assert found is not None
         return found
 
@@ -87,24 +50,21 @@ class Platform:
         return frozenset().union(*(self.runtime.pids(key) for key in keys))
 
     def events(self, key: str) -> list[Event]:
-        return [event for _, event in self.reader.recent_events(key, 100)]
-
-    def types(self, key: str) -> list[str]:
-        return [event.event_type.value for event in self.events(key)]
+        return [event for event in self.all_events() if event.model_key == key]
 
     def cases(self, sha: str) -> list[Case]:
-        return list(self.verdicts.of_commit(sha))
+        return list(VerdictReader(self.engine).of_commit(sha))
 
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Iterator[Platform]:
     made = Platform(tmp_path)
     yield made
-    made.engine.dispose()
+    made.close()
 
 
 def kinds(platform: Platform, keys: dict[str, str]) -> set[HoldKind | None]:
-    return {None if (held := platform.record(key).held) is None else held.kind for key in keys.values()}
+    return {None if (held := platform.model(key).held) is None else held.kind for key in keys.values()}
 
 
 def test_a_push_that_removes_everything_removes_nothing_and_says_so(platform: Platform) -> None:
@@ -114,7 +74,7 @@ def test_a_push_that_removes_everything_removes_nothing_and_says_so(platform: Pl
     platform.settle()
     assert platform.pids(*keys.values()) == pids
     assert kinds(platform, keys) == {HoldKind.BRAKE}
-    held = platform.record(keys["a"]).held
+    held = platform.model(keys["a"]).held
     assert held is not None
     assert held.message.startswith("removes 6 of 6 running models at once")
     assert "Argus-Allow-Removal: 6" in held.message
@@ -132,7 +92,7 @@ def test_the_trailer_releases_it(platform: Platform) -> None:
     assert kinds(platform, keys) == {HoldKind.BRAKE}, "five are not enough"
     platform.push({"README.md": "y"}, "argus-allow-removal: 6")
     platform.settle()
-    assert {platform.record(key).state for key in keys.values()} == {State.DELETED}
+    assert {platform.model(key).state for key in keys.values()} == {State.DELETED}
     assert platform.runtime.app is not None
     assert not platform.runtime.app.workloads
     assert {case.verdict for case in platform.cases(sha)} == {Verdict.REMOVED}
@@ -144,7 +104,7 @@ def test_a_trailer_on_the_very_commit_says_that_it_is_meant(platform: Platform) 
     keys = platform.deploy(*NAMES)
     platform.delete(*NAMES, trailers="Argus-Allow-Removal: 6")
     platform.settle()
-    assert {platform.record(key).state for key in keys.values()} == {State.DELETED}
+    assert {platform.model(key).state for key in keys.values()} == {State.DELETED}
 
 
 def test_a_trailer_from_before_the_removal_allows_nothing(platform: Platform) -> None:
@@ -166,7 +126,7 @@ def test_a_restart_and_a_later_commit_keep_the_brake_on(platform: Platform) -> N
     platform.settle()
     assert platform.pids(*keys.values()) == pids
     assert kinds(platform, keys) == {HoldKind.BRAKE}
-    assert platform.record(platform.keys()["new"]).state is State.RUNNING
+    assert platform.model(platform.keys()["new"]).state is State.RUNNING
     assert platform.types(keys["a"]).count("CHANGE_HELD") == 1
 
 
@@ -180,17 +140,17 @@ def test_a_ledger_that_is_lost_while_the_brake_is_on_loses_no_model(platform: Pl
     assert platform.keys() == keys
     assert platform.pids(*keys.values()) == pids
     assert kinds(platform, keys) == {HoldKind.BRAKE}
-    assert {platform.record(key).state for key in keys.values()} == {State.RUNNING}
+    assert {platform.model(key).state for key in keys.values()} == {State.RUNNING}
     platform.push({"README.md": "x"}, "Argus-Allow-Removal: 6")
     platform.settle()
-    assert {platform.record(key).state for key in keys.values()} == {State.DELETED}
+    assert {platform.model(key).state for key in keys.values()} == {State.DELETED}
 
 
 def test_a_few_may_go_at_any_time(platform: Platform) -> None:
     keys = platform.deploy(*NAMES)
     platform.delete("a", "b")
     platform.settle()
-    assert {platform.record(keys[name]).state for name in ("a", "b")} == {State.DELETED}
+    assert {platform.model(keys[name]).state for name in ("a", "b")} == {State.DELETED}
 
 
 def test_a_removal_that_is_taken_back_by_a_revert_leaves_every_process_and_every_name(platform: Platform) -> None:
@@ -223,7 +183,7 @@ def test_a_forced_push_that_loses_everything_is_braked_until_its_tip_or_a_later_
     platform.push({"README.md": "z"}, "Argus-Allow-Removal: 6")
     platform.push({"README.md": "and another one before the next pass"})
     platform.settle()
-    assert {platform.record(key).state for key in keys.values()} == {State.DELETED}
+    assert {platform.model(key).state for key in keys.values()} == {State.DELETED}
 
 
 def test_a_rename_is_a_removal_and_a_new_model_and_many_are_braked(platform: Platform) -> None:
@@ -252,10 +212,10 @@ def test_a_change_in_a_freeze_waits_and_counts_when_it_is_over(platform: Platfor
     new = platform.push({spec_path("alice", "c"): spec("c")})
     platform.settle()
     assert platform.pids(*keys.values()) == pids
-    held = platform.record(keys["a"]).held
+    held = platform.model(keys["a"]).held
     assert held is not None
     assert (held.kind, held.message) == (HoldKind.FROZEN, "frozen until 2026-11-27T17:00:00Z: release day")
-    fresh = platform.record(platform.keys()["c"])
+    fresh = platform.model(platform.keys()["c"])
     assert (fresh.state, fresh.applied) == (State.QUEUED, None)
     assert {case.verdict for sha in (change, new) for case in platform.cases(sha)} == {None}
     platform.restart()
@@ -280,8 +240,8 @@ def test_an_override_lets_pass_what_is_there_and_nothing_that_comes_after(platfo
     override = platform.push({"README.md": "x"}, "Argus-Override-Freeze: customers cannot log in")
     platform.push({spec_path("alice", "b"): spec("b", OTHER)})
     platform.settle()
-    assert platform.record(keys["a"]).held is None
-    assert platform.record(keys["b"]).held is not None
+    assert platform.model(keys["a"]).held is None
+    assert platform.model(keys["b"]).held is not None
     told = [event for event in platform.events("") if event.event_type.value == "FREEZE_OVERRIDDEN"]
     assert [(event.commit, dict(event.payload)) for event in told] == [
         (override, {"reason": "customers cannot log in", "paths": [spec_path("alice", "a")]})
@@ -298,7 +258,7 @@ def test_an_override_lifts_no_brake_and_is_told_when_something_passes(platform: 
     assert "FREEZE_OVERRIDDEN" not in platform.types("")
     platform.push({"README.md": "y"}, "Argus-Allow-Removal: 6")
     platform.settle()
-    assert {platform.record(key).state for key in keys.values()} == {State.DELETED}
+    assert {platform.model(key).state for key in keys.values()} == {State.DELETED}
     assert platform.types("").count("FREEZE_OVERRIDDEN") == 1
 
 
@@ -307,14 +267,14 @@ def test_who_is_suspended_stays_as_it_was_and_others_go_on(platform: Platform) -
     platform.push(rules_file("suspend:\n  models: {alice/a: a benchmark}\n"))
     platform.push({spec_path("alice", name): spec(name, OTHER) for name in ("a", "b")})
     platform.settle(8)
-    a, b = platform.record(keys["a"]), platform.record(keys["b"])
+    a, b = platform.model(keys["a"]), platform.model(keys["b"])
     assert a.held is not None
     assert a.held.message == "this model is suspended: a benchmark"
     assert (a.applied and a.applied.source_path, b.applied and b.applied.source_path) == (GOOD, OTHER)
     platform.push(rules_file(None))
     platform.settle(8)
-    assert platform.record(keys["a"]).held is None
-    assert platform.record(keys["a"]).serving_commit == b.serving_commit
+    assert platform.model(keys["a"]).held is None
+    assert platform.model(keys["a"]).serving_commit == b.serving_commit
 
 
 def test_what_is_lost_in_a_freeze_is_started_again_as_it_was(platform: Platform) -> None:
@@ -325,7 +285,7 @@ def test_what_is_lost_in_a_freeze_is_started_again_as_it_was(platform: Platform)
     [pid] = platform.pids(keys["a"])
     platform.runtime.crash()
     platform.settle()
-    record = platform.record(keys["a"])
+    record = platform.model(keys["a"])
     assert (record.state, record.serving and record.serving.source_path) == (State.RUNNING, GOOD)
     assert platform.pids(keys["a"]) not in (frozenset(), {pid})
 
@@ -339,9 +299,9 @@ def test_rules_that_cannot_be_read_leave_the_last_good_ones_in_force_also_after_
     platform.settle()
     platform.restart()
     platform.settle()
-    assert platform.record(keys["a"]).held is not None
-    assert platform.record(keys["b"]).held is None
-    status = platform.reader.status()
+    assert platform.model(keys["a"]).held is not None
+    assert platform.model(keys["b"]).held is None
+    status = LedgerReader(platform.engine).status()
     assert status is not None
     assert status.rules_error is not None
     assert status.rules_error.startswith("argus.yaml: line 2: this is not valid YAML")
@@ -356,12 +316,12 @@ def test_where_no_rules_could_ever_be_read_nothing_counts_and_nothing_stops(plat
     platform.push({spec_path("alice", "a"): None})
     platform.settle()
     assert platform.pids(keys["a"]) == pids
-    held = platform.record(keys["a"]).held
+    held = platform.model(keys["a"]).held
     assert held is not None
     assert held.message.endswith("no change counts until it is put right")
     platform.push(rules_file(""))
     platform.settle()
-    assert platform.record(keys["a"]).state is State.DELETED
+    assert platform.model(keys["a"]).state is State.DELETED
 
 
 def test_a_change_that_is_taken_back_while_it_is_held_never_happened(platform: Platform) -> None:
@@ -373,7 +333,7 @@ def test_a_change_that_is_taken_back_while_it_is_held_never_happened(platform: P
     back = platform.push({spec_path("alice", "a"): spec("a")})
     platform.settle()
     assert platform.pids(keys["a"]) == pids
-    assert platform.record(keys["a"]).held is None
+    assert platform.model(keys["a"]).held is None
     assert [(case.verdict, case.superseded_by) for case in platform.cases(change)] == [(Verdict.SUPERSEDED, back)]
     assert [case.verdict for case in platform.cases(back)] == [Verdict.APPLIED]
 
@@ -385,9 +345,9 @@ def test_a_forced_push_that_drops_a_held_change_supersedes_it(platform: Platform
     platform.settle()
     platform.repository.rewind(1)
     platform.settle()
-    assert platform.record(keys["a"]).held is None
+    assert platform.model(keys["a"]).held is None
     assert [case.verdict for case in platform.cases(change)] == [Verdict.SUPERSEDED]
-    serving = platform.record(keys["a"]).serving_commit
+    serving = platform.model(keys["a"]).serving_commit
     assert serving is not None
     assert serving.sha != change
 
@@ -401,4 +361,4 @@ def test_a_mistake_on_top_of_a_held_change_takes_its_place(platform: Platform) -
     platform.settle()
     assert [(case.verdict, case.superseded_by) for case in platform.cases(change)] == [(Verdict.SUPERSEDED, mistake)]
     assert [case.verdict for case in platform.cases(mistake)] == [Verdict.REJECTED]
-    assert platform.record(keys["a"]).state is State.RUNNING
+    assert platform.model(keys["a"]).state is State.RUNNING

@@ -19,7 +19,8 @@ from reconciler.errors import ArgusError, Moved, SourceUnreachable
 from reconciler.shell.embedded_repo import FIRST_SUBJECT, ensure
 from reconciler.shell.source import GitSource
 from tests.repositories import Repository, git
-from webapi.store import MAX_BLOB_BYTES, NotAFileError, Overtaken, SpecStore
+from webapi.spec_reader import MAX_BLOB_BYTES
+from webapi.store import NotAFileError, Overtaken, SpecStore
 
 ROOT = Path(__file__).parents[2]
 ANN = "users/ann/a.yaml"
