@@ -2,7 +2,7 @@
 
 `serve.run` as it is documented restarts every model whenever one is added: it gives each deployment a random version.
 Here each deployment carries its own (`Workload.version`), and the root one that says nothing of models. The private
-names of Ray that this takes are all in this file, `replicas`, `phases` and `kv_board`;
+names of Ray that this takes are all in this file, `replicas`, `phases`, `unplaced` and `kv_board`;
 `tests/contracts/test_runtime.py` proves by process id that they do what is said here.
 """
 
@@ -37,6 +37,7 @@ from reconciler.shell import front_secret, ingress, kv_board, phases
 from reconciler.shell.ingress import EmptyRoot, Ingress
 from reconciler.shell.kv_board import KvReader
 from reconciler.shell.quick_pickle import quick_pickling
+from reconciler.shell.unplaced import end_unplaced
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +234,9 @@ class ServeRuntime:
         }
         # Serve's details leave out what was taken away a moment ago, before its controller has begun to stop it. To
         # call that gone would have it come back, if it is wanted again at once, with the replicas that it had.
-        for name in targets.keys() - models.keys() - {ROOT}:
+        leaving = targets.keys() - models.keys() - {ROOT}
+        end_unplaced(leaving)
+        for name in leaving:
             deployments[name] = Deployment(
                 model_key=name, version=None, health=Health.STOPPING, target_replicas=0, running=0, starting=0,
                 stopping=0, message="",

@@ -195,10 +195,10 @@ def app(*workloads: Workload) -> App:
     return App({workload.model_key: workload for workload in workloads})
 
 
-def until(rig: Rig, is_so: Callable[[Observation], bool]) -> Observation:
-    deadline = time.monotonic() + LONGEST_S
+def until(rig: Rig, is_so: Callable[[Observation], bool], longest_s: float = LONGEST_S) -> Observation:
+    deadline = time.monotonic() + longest_s
     while not is_so(seen := rig.runtime.observe()):
-        assert time.monotonic() < deadline, f"not so after {LONGEST_S} s: {seen}"
+        assert time.monotonic() < deadline, f"not so after {longest_s:.0f} s: {seen}"
         rig.pause()
     return seen
 
@@ -393,6 +393,20 @@ def test_a_replica_without_room_waits_until_there_is_some(rig: Rig) -> None:
     until(rig, is_up(b))
     rig.runtime.apply(app())
     until(rig, gone(b))
+
+
+def test_a_model_that_goes_while_it_waits_for_room_is_gone_at_once(rig: Rig) -> None:
+    """Serve would wait for the leave of a replica that has no process, for as long as others may drain."""
+    a, wide = workload("alice"), workload("bob", gpus=9)  # of 8
+    rig.runtime.apply(app(a, wide))
+    until(rig, is_up(a))
+    until(rig, lambda seen: seen.deployments[wide.model_key].starting == 1)
+    processes = rig.pids(a.model_key)
+    rig.runtime.apply(app(a))
+    until(rig, gone(wide), LONGEST_S / 4)
+    assert rig.pids(a.model_key) == processes
+    rig.runtime.apply(app())
+    until(rig, gone(a))
 
 
 def test_a_surge_that_fits_at_its_worst_moment_is_completed(rig: Rig) -> None:
