@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ import httpx
 from argus import processes
 from faults.audience import Audience
 from faults.house import House, build_model
-from faults.report import Expectation, Outcome, Times, outcome
+from faults.report import Expectation, Outcome, Times, Write, outcome
 from faults.writers import USER as CROWD
 from faults.writers import Writers
 from tests.e2e.platform import Platform, descendants
@@ -73,6 +74,7 @@ class Stage:
     names: dict[str, str] = field(default_factory=dict)
     _all_keys: set[str] = field(default_factory=set)
     quiet_gap_s: float | None = None
+    _refusals_allowed_until: float = -math.inf
     _deadline: float = 0.0
     _user: httpx.Client = field(init=False)
     _admin: httpx.Client = field(init=False)
@@ -115,17 +117,29 @@ class Stage:
         self.audience.settle()
         lost = self._losses(before)
         self._bury()
+        writes = self._writes_of(act, ended)
         return outcome(
             act.name,
             act.what,
             act.expected,
             list(self.audience.requests),
             Times(began, healed, ended),
-            writes=list(self.writers.writes),
+            writes=writes,
             lost=lost,
             quiet_gap_s=self.quiet_gap_s,
             trouble=trouble,
         )
+
+    def _writes_of(self, act: Act, ended: float) -> list[Write]:
+        """Give all writes but those that an act before might refuse, and whose writer heard of it late.
+
+        The writers give way to engines: one may read its answer half a minute after it was given.
+        """
+        allowed_until = self._refusals_allowed_until
+        if act.expected.writes_fail:
+            self._refusals_allowed_until = ended
+            return list(self.writers.writes)
+        return [one for one in self.writers.writes if one.problem is None or one.began > allowed_until]
 
     # --- models, as their owner asks for them -----------------------------------------------------------------------
 

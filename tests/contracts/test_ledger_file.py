@@ -60,6 +60,26 @@ def test_a_deleted_ledger_is_noticed_at_the_next_use_and_told_once(tmp_path: Pat
     assert told == [True]
 
 
+def test_who_has_lost_the_ledger_makes_none_and_opens_none(tmp_path: Path) -> None:
+    with opened(tmp_path) as engine:
+        ledger = SqlLedger(engine)
+        ledger.nudge()
+        for file in tmp_path.glob("ledger.sqlite*"):
+            file.unlink()
+        for _ in range(3):
+            with pytest.raises(LedgerLost):
+                ledger.nudge()
+        assert not (tmp_path / "ledger.sqlite").exists()
+        with opened(tmp_path) as anew:
+            SqlLedger(anew).nudge()
+            for _ in range(3):
+                with pytest.raises(LedgerLost):
+                    ledger.nudge()
+            mine = f"/proc/{os.getpid()}/fd"
+            there = [Path(mine, each).readlink() for each in os.listdir(mine) if Path(mine, each).exists()]
+            assert there.count(tmp_path / "ledger.sqlite") == 1
+
+
 def test_whoever_opens_after_a_loss_finds_a_new_ledger(tmp_path: Path) -> None:
     with opened(tmp_path) as engine:
         ledger = SqlLedger(engine)

@@ -138,6 +138,12 @@ def _open_sqlite(url: URL, timeout_s: float) -> Engine:
     engine = _create(url, connect_args={"timeout": timeout_s}, pool_timeout=timeout_s)
     file = _FILES[engine] = LedgerFile(Path(path))
 
+    # Before a connection is made too: one to the file that took its place would be closed again at once, and SQLite
+    # removes what is beside a file as the last connection to it is closed, while another process opens it.
+    @event.listens_for(engine, "do_connect")
+    def is_the_one(_dialect: object, _record: object, _arguments: object, _options: object) -> None:
+        file.check()
+
     @event.listens_for(engine, "checkout")
     def is_still_there(_dbapi: object, _record: object, _proxy: object) -> None:
         file.check()

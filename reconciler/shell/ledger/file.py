@@ -43,7 +43,8 @@ class LedgerFile:
 
     def check(self) -> None:
         """Raise LedgerLost where the file at the path is not the one that was opened."""
-        if _identity(self.path) != self._identity:
+        # What was lost stays lost: its successor may have been given the same number, once nobody had it open any more.
+        if self._lost or _identity(self.path) != self._identity:
             raise self._is_lost("it was deleted or replaced while it was in use")
 
     def explain(self, error: BaseException | None) -> LedgerLost | None:
