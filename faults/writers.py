@@ -78,7 +78,9 @@ class _Crowd:
 
     async def write(self, number: int) -> None:
         """Write until `close`."""
-        limits = httpx.Limits(max_connections=number, max_keepalive_connections=number)
+        # A connection a write, as from so many machines. In a process that starves, httpx closes a kept one as expired
+        # after it has sent a request's head on it.
+        limits = httpx.Limits(max_connections=number, max_keepalive_connections=0)
         async with httpx.AsyncClient(headers=self._headers, timeout=TIMEOUT_S, limits=limits) as client:
             await asyncio.gather(*(self._one(client, writer) for writer in range(number)))
 
