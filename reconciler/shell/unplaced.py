@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 import ray
 from ray._private import state
+from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve._private.constants import SERVE_NAMESPACE
 
 from reconciler.names import APP_NAME
@@ -19,14 +20,17 @@ _UNPLACED = {"DEPENDENCIES_UNREADY", "PENDING_CREATION"}
 
 def end_unplaced(model_keys: Collection[str]) -> None:
     """End the replicas of these models that have no process yet, and no others."""
-    beginnings = tuple(f"SERVE_REPLICA::{APP_NAME}#{key}#" for key in model_keys)
-    if not beginnings:
+    if not model_keys:
         return
+    leaving = {DeploymentID(key, APP_NAME) for key in model_keys}
     for actor in ray.util.list_named_actors(all_namespaces=True):
-        if actor["namespace"] != SERVE_NAMESPACE or not actor["name"].startswith(beginnings):
+        name = actor["name"]
+        if actor["namespace"] != SERVE_NAMESPACE or not ReplicaID.is_full_id_str(name):
+            continue
+        if ReplicaID.from_full_id_str(name).deployment_id not in leaving:
             continue
         try:
-            handle = ray.get_actor(actor["name"], namespace=SERVE_NAMESPACE)
+            handle = ray.get_actor(name, namespace=SERVE_NAMESPACE)
         except ValueError:  # it has gone by itself
             continue
         if state.actors(handle._actor_id.hex()).get("State") in _UNPLACED:
