@@ -117,7 +117,9 @@ class Stage:
         self.audience.settle()
         lost = self._losses(before)
         self._bury()
-        writes = self._writes_of(act, ended)
+        writes = self._writes_to_judge(act)
+        if act.expected.writes_fail:
+            self._refusals_allowed_until = ended
         return outcome(
             act.name,
             act.what,
@@ -130,16 +132,15 @@ class Stage:
             trouble=trouble,
         )
 
-    def _writes_of(self, act: Act, ended: float) -> list[Write]:
+    def _writes_to_judge(self, act: Act) -> list[Write]:
         """Give all writes but those that an act before might refuse, and whose writer heard of it late.
 
         The writers give way to engines: one may read its answer half a minute after it was given.
         """
-        allowed_until = self._refusals_allowed_until
+        writes, allowed_until = list(self.writers.writes), self._refusals_allowed_until
         if act.expected.writes_fail:
-            self._refusals_allowed_until = ended
-            return list(self.writers.writes)
-        return [one for one in self.writers.writes if one.problem is None or one.began > allowed_until]
+            return writes
+        return [one for one in writes if one.problem is None or one.began > allowed_until]
 
     # --- models, as their owner asks for them -----------------------------------------------------------------------
 
