@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from reconciler.core.entities import WrittenBy
 from reconciler.core.history import API_EMAIL, API_NAME
 
@@ -37,6 +39,15 @@ def git_bytes(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:
     )
     assert done.returncode == 0, (arguments, done.stderr.decode(errors="replace"))
     return done.stdout
+
+
+def put_git_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Have the platform find a shell script where it looks for git."""
+    wrapper = folder / "bin" / "git"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f"#!/bin/sh\n{script}\n")
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(wrapper.parent), prepend=os.pathsep)
 
 
 def runs(pid: int) -> bool:

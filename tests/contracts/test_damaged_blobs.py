@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import zlib
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from reconciler.shell.mending import mend
 from reconciler.shell.objects import object_id
 from reconciler.shell.source import GitSource
 from reconciler.shell.spec_copy import MIRROR_FOLDER
-from tests.repositories import Repository, git, git_bytes, loose
+from tests.repositories import Repository, git, git_bytes, loose, put_git_on_path
 
 TEXT = "".join(f"line {number} of a file that is long enough to be cut\n" for number in range(200)).encode()
 BAD, GOOD = object_id("blob", TEXT), object_id("blob", b"good")
@@ -147,11 +146,7 @@ def test_a_git_that_hangs_or_fails_is_no_damage(
     here = Git(repository.path, 0.4)
     truncated(loose(repository.path, BAD))
     assert isinstance(Git(repository.path, 30).blobs([BAD], 100_000)[BAD], Damaged)
-    wrapper = tmp_path / "bin" / "git"
-    wrapper.parent.mkdir()
-    wrapper.write_text(f"#!/bin/sh\n{script}\n")
-    wrapper.chmod(0o755)
-    monkeypatch.setenv("PATH", str(wrapper.parent), prepend=os.pathsep)
+    put_git_on_path(tmp_path, monkeypatch, script)
     for ids in ([BAD], [GOOD, BAD]):
         with pytest.raises(SourceUnreachable):
             here.blobs(ids, 100_000)

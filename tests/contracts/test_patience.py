@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +14,8 @@ from reconciler.errors import SourceUnreachable
 from reconciler.shell.git import Git
 from reconciler.shell.patience import Patience
 from reconciler.shell.source import GitSource
-from tests.repositories import Repository
+from tests.contracts.toy_replica import wait_for
+from tests.repositories import Repository, put_git_on_path
 from webapi.store import SpecStore
 
 
@@ -63,24 +62,13 @@ def test_a_complaint_is_an_answer() -> None:
 
 def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str = "*") -> tuple[Path, Path]:
     """Have git commands hang that match a pattern of the shell's, while there is a file; note each in another."""
-    switch, calls, wrapper = tmp_path / "hangs", tmp_path / "calls", tmp_path / "bin" / "git"
-    real = next(found for folder in os.environ["PATH"].split(os.pathsep) if (found := Path(folder) / "git").exists())
-    wrapper.parent.mkdir()
-    wrapper.write_text(
-        f'#!/bin/sh\n[ -e "{switch}" ] || exec "{real}" "$@"\n'
-        f'case "$*" in {which}) echo >> "{calls}"; exec sleep 3600;; esac\nexec "{real}" "$@"\n'
-    )
-    wrapper.chmod(0o755)
-    monkeypatch.setenv("PATH", str(wrapper.parent), prepend=os.pathsep)
+    switch, calls, real = tmp_path / "hangs", tmp_path / "calls", shutil.which("git")
+    script = f'''[ -e "{switch}" ] || exec "{real}" "$@"
+        case "$*" in {which}) echo >> "{calls}"; exec sleep 3600;; esac
+        exec "{real}" "$@"'''
+    put_git_on_path(tmp_path, monkeypatch, script)
     calls.touch()
     return switch, calls
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.01)
 
 
 def test_a_write_is_refused_at_once_while_another_finds_out_whether_git_still_hangs(
@@ -100,7 +88,7 @@ def test_a_write_is_refused_at_once_while_another_finds_out_whether_git_still_ha
     seen = len(calls.read_text())
     with ThreadPoolExecutor(1) as pool:
         trial = pool.submit(write, "trial")
-        until(lambda: len(calls.read_text()) > seen)
+        wait_for(lambda: len(calls.read_text()) > seen, "the trial has begun", 30)
         with pytest.raises(SourceUnreachable, match="git has not answered for"):
             write("meanwhile")
         assert not trial.done(), "the refusal did not wait for the trial"
@@ -127,7 +115,7 @@ def test_a_remote_that_hangs_keeps_nobody_from_the_repository_here(
 
     fetching = threading.Thread(target=fetch)
     fetching.start()
-    until(lambda: len(calls.read_text()) == 2)
+    wait_for(lambda: len(calls.read_text()) == 2, "git fetch hangs again", 30)
     here.refuse_if_hanging()
     assert here.head("main") == head
     fetching.join()

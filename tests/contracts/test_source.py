@@ -25,7 +25,7 @@ from reconciler.shell.git_answers import Outcome
 from reconciler.shell.source import GitSource
 from reconciler.shell.spec_copy import MIRROR_FOLDER, is_remote
 from reconciler.testing import MemorySource
-from tests.repositories import EPOCH, Repository, git, loose, runs
+from tests.repositories import EPOCH, Repository, git, loose, put_git_on_path, runs
 
 ANN = "users/ann/a.yaml"
 BOB = "users/bob/b.yaml"
@@ -658,11 +658,8 @@ def test_who_waits_while_git_hangs_shares_the_answer_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Repository(tmp_path / "specs.git").commit({"README.md": b"x"})
-    calls, wrapper = tmp_path / "calls", tmp_path / "bin" / "git"
-    wrapper.parent.mkdir()
-    wrapper.write_text(f"#!/bin/sh\necho >> {calls}\nexec sleep 60\n")
-    wrapper.chmod(0o755)
-    monkeypatch.setenv("PATH", str(wrapper.parent), prepend=os.pathsep)
+    calls = tmp_path / "calls"
+    put_git_on_path(tmp_path, monkeypatch, f"echo >> {calls}\nexec sleep 60")
     source, together = GitSource(str(tmp_path / "specs.git"), home=tmp_path, timeout_s=1.0), threading.Barrier(8)
 
     def read(_: int) -> str:
