@@ -107,7 +107,7 @@ def _arguments() -> argparse.Namespace:
         "--write-every", type=float, default=120, metavar="S", help="how often each of them writes (120 s)"
     )
     parser.add_argument(
-        "--budget", type=float, default=50, metavar="MIN", help="no act begins after so many minutes (50)"
+        "--budget", type=float, default=75, metavar="MIN", help="no act begins after so many minutes (75)"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="put the table between the file's faults markers")
     parser.add_argument("--raw", type=Path, metavar="FILE", help="append a line of JSON for each act")
