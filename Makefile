@@ -50,7 +50,7 @@ ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
 else
 	@$(BIN)/python -m pytest -m "not engine" -n auto --maxprocesses 4 --dist worksteal
-	@$(BIN)/python -m pytest -m engine
+	@$(BIN)/python -m pytest -m engine -n 2 --dist loadfile --no-loadscope-reorder
 endif
 
 .PHONY: lint

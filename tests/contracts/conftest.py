@@ -1,4 +1,4 @@
-"""The ledgers: in memory, and in the databases that it may be kept in, an SQLite file and a real PostgreSQL server."""
+"""What the contract suites run on: ledgers in memory and in real databases, and a Ray Serve of a file's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from sqlalchemy import Engine
 from reconciler.shell.ledger import SqlLedger, open_ledger
 from reconciler.testing import MemoryLedger
 from tests.contracts.ledgers import InDatabase, InMemory, World, url_of
+from tests.contracts.runtime_rigs import ServeRig
 from tests.postgres import Postgres
+from tests.processes import running_ray
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +52,13 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     engine = open_ledger(server.new_ledger() if server else url_of(tmp_path), timeout_s=5)
     yield World(lambda: SqlLedger(engine), InDatabase(engine))
     engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def serve_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeRig]:
+    """Run a Ray Serve with 8 logical GPUs."""
+    with running_ray(tmp_path_factory.mktemp("ray"), gpus=8) as address:
+        rig = ServeRig(address)
+        yield rig
+        rig.watch.close()
+        rig.runtime.close()
