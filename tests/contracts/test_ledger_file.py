@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +41,16 @@ def overwrite(ledger: Path, start: int = PAGE) -> None:
     with ledger.open("r+b") as file:
         file.seek(start)
         file.write(os.urandom(ledger.stat().st_size - start))
+
+
+def revision_seen_from_elsewhere(ledger: Path) -> str:
+    """Have a process of its own open the file, read the loop's revision, and close the file."""
+    look = (
+        "import sqlite3, sys; ledger = sqlite3.connect(sys.argv[1]); "
+        "print(*ledger.execute('SELECT revision FROM loop').fetchone()); ledger.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", look, ledger], capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.strip()
 
 
 def broken_ones(folder: Path) -> list[Path]:
@@ -78,6 +90,17 @@ def test_who_has_lost_the_ledger_makes_none_and_opens_none(tmp_path: Path) -> No
             mine = f"/proc/{os.getpid()}/fd"
             there = [Path(mine, each).readlink() for each in os.listdir(mine) if Path(mine, each).exists()]
             assert there.count(tmp_path / "ledger.sqlite") == 1
+
+
+def test_a_process_that_opens_it_twice_keeps_what_is_beside_it_from_others_who_close_it(tmp_path: Path) -> None:
+    """Closing a file gives up the locks that a process has on it: others would remove the log that is written here."""
+    path = tmp_path / "ledger.sqlite"
+    with opened(tmp_path) as engine, opened(tmp_path) as again:
+        ledger = SqlLedger(engine)
+        assert revision_seen_from_elsewhere(path) == "None"
+        ledger.record(ledger.load().base, Advance(SHA))
+        assert revision_seen_from_elsewhere(path) == SHA, "what was committed here is not seen there"
+        assert SqlLedger(again).load().revision == SHA
 
 
 def test_whoever_opens_after_a_loss_finds_a_new_ledger(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ nothing here knows git or Serve.
     engine = open_ledger(settings.ledger_url, settings.ledger.timeout_s)
     SqlLedger(engine), LedgerReader(engine), Accounts(engine)
 
-An engine may be shared by threads and survives a fork. Every method raises LedgerUnreachable where the database does
-not answer in time.
+An engine may be shared by threads. Each process opens its own, after any fork. Every method raises LedgerUnreachable
+where the database does not answer in time.
 """
 
 from reconciler.shell.ledger.accounts import Accounts, IssuedToken, TokenInfo, UnknownUser, User

@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -138,8 +138,7 @@ def _open_sqlite(url: URL, timeout_s: float) -> Engine:
     engine = _create(url, connect_args={"timeout": timeout_s}, pool_timeout=timeout_s)
     file = _FILES[engine] = LedgerFile(Path(path))
 
-    # Before a connection is made too: one to the file that took its place would be closed again at once, and SQLite
-    # removes what is beside a file as the last connection to it is closed, while another process opens it.
+    # Before a connection is made too: whoever has lost the file keeps away from the one that took its place.
     @event.listens_for(engine, "do_connect")
     def is_the_one(_dialect: object, _record: object, _arguments: object, _options: object) -> None:
         file.check()
@@ -168,14 +167,17 @@ def _open_sqlite(url: URL, timeout_s: float) -> Engine:
 
 
 def _make_private(path: Path) -> None:
-    """Make the file, or take from others what they may do with it; SQLite gives `-wal` and `-shm` the same mode."""
+    """Make the file, or take from others what they may do with it; SQLite gives `-wal` and `-shm` the same mode.
+
+    One that exists is never opened here: a process that closes a file gives up all its locks on it, also those that
+    SQLite has for a connection opened before. Another process would take itself for the last one then, and remove what
+    is beside the file, under the connections of this one.
+    """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _OWNER_ONLY)
-        try:
-            if stat.S_IMODE(os.fstat(descriptor).st_mode) != _OWNER_ONLY:
-                os.fchmod(descriptor, _OWNER_ONLY)
-        finally:
-            os.close(descriptor)
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY))
+        if stat.S_IMODE(path.stat().st_mode) != _OWNER_ONLY:
+            path.chmod(_OWNER_ONLY)
     except OSError as error:
         raise LedgerUnreachable(f"the ledger {path} cannot be opened: {error.strerror}") from None
 
