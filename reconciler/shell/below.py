@@ -6,6 +6,7 @@ Sent to the cluster by value, like `engine`: nodes need Ray and vLLM, not Argus.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 
 import psutil
 
@@ -22,12 +23,17 @@ def end_below() -> None:
 
 
 def read_below() -> int:
-    """Say how many bytes the processes below this one have had from disks so far, also through mapped files.
+    """Say how many bytes the processes below this one have read so far, as `read_by` counts."""
+    return read_by(psutil.Process().children(recursive=True))
+
+
+def read_by(processes: Iterable[psutil.Process]) -> int:
+    """Say how many bytes these processes have had from disks so far, also through mapped files.
 
     What the kernel had in memory already does not count, and what a process read that has ended is left out.
     """
     read = 0
-    for child in psutil.Process().children(recursive=True):
+    for each in processes:
         with contextlib.suppress(psutil.Error):
-            read += child.io_counters().read_bytes
+            read += each.io_counters().read_bytes
     return read

@@ -19,13 +19,14 @@ from vllm.utils.system_utils import set_ulimit
 
 from reconciler.core.root_cause import explain, explain_end
 from reconciler.core.wire import SECRET_HEADER
-from reconciler.shell.below import end_below, read_below
+from reconciler.shell.below import end_below, read_below, read_by
 from reconciler.shell.engine_app import fit
 from reconciler.shell.engine_log import ReplicaOutput
 from reconciler.shell.front_secret import front_secret
 from reconciler.shell.load_watch import LoadEnded, LoadWatch, Pace
 from reconciler.shell.phases import forget, is_stopped, tell
 from reconciler.shell.pulse import Keeper, Pulse, Rhythm
+from reconciler.shell.ray_workers import ray_workers
 from reconciler.shell.replica_server import ReplicaServer
 
 log = logging.getLogger(__name__)
@@ -102,8 +103,8 @@ class ModelServer(LLMServer):
             raise RuntimeError(words) from None
 
     def _signs(self) -> int:
-        """Give what grows while an engine loads: what it prints, and what it reads."""
-        return self._output.printed() + read_below()
+        """Give what grows while an engine loads: what it prints, and what it and its workers read."""
+        return self._output.printed() + read_below() + read_by(ray_workers())
 
     async def _start(self, watch: LoadWatch) -> None:
         secret = front_secret()

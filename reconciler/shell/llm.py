@@ -28,6 +28,7 @@ from reconciler.shell import (
     load_watch,
     phases,
     pulse,
+    ray_workers,
     replica_server,
 )
 
@@ -37,6 +38,7 @@ BY_VALUE: tuple[ModuleType, ...] = (
     engine_log,
     replica_server,
     below,
+    ray_workers,
     load_watch,
     pulse,
     phases,

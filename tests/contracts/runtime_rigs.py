@@ -86,7 +86,7 @@ class ServeRig:
         from reconciler.settings import ServingSettings
         from reconciler.shell.replicas import ReplicaWatch
 
-        self._address = address
+        self.address = address
         self.serving = ServingSettings(port=free_port())
         self.heard = Heard()
         self.watch = ReplicaWatch(self.heard.take)
@@ -100,7 +100,7 @@ class ServeRig:
 
         self.runtime = ServeRuntime(
             self.serving,
-            lambda: self._address,
+            lambda: self.address,
             toy_server.deploy,
             by_value=(toy_server, replica_server, pulse, phases),
             front="ray" if front == "ray" else "haproxy",

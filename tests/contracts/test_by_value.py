@@ -15,9 +15,10 @@ sys.path.insert(0, {root!r})
 from ray import cloudpickle
 from reconciler.core import answers, log_lines, root_cause
 from reconciler.core.routes import Route, RoutingTable, Target, Unavailable
-from reconciler.shell import below, engine_log, ingress, load_watch, phases, pulse, replica_server, serve
+from reconciler.shell import below, engine_log, ingress, load_watch, phases, pulse, ray_workers, replica_server, serve
 from reconciler.shell.kv_board import KvReader
-for module in (*serve.BY_VALUE, replica_server, pulse, phases, engine_log, log_lines, root_cause, below, load_watch):
+for module in (*serve.BY_VALUE, replica_server, pulse, phases, engine_log, log_lines, root_cause, below, ray_workers,
+               load_watch):
     cloudpickle.register_pickle_by_value(module)
 why = Unavailable("model_loading", "is still loading", 10)
 route = Route("m", "key", "alice", 1, why, (Target("r", "127.0.0.1:9", "c1"),))
@@ -26,7 +27,8 @@ sent = dict(table=table, answers=answers.decide, forward=answers.Forward, ingres
             whole=serve.ingress_class(1000, 10.0), root=ingress.EmptyRoot, server=replica_server.ReplicaServer,
             output=engine_log.ReplicaOutput, reader_of_logs=engine_log.LogReader, explain=root_cause.explain,
             keeper=pulse.Keeper, pulse=pulse.Pulse, rhythm=pulse.Rhythm, tell=phases.tell,
-            watch=load_watch.LoadWatch, pace=load_watch.Pace, ended=load_watch.LoadEnded, read=below.read_below)
+            watch=load_watch.LoadWatch, pace=load_watch.Pace, ended=load_watch.LoadEnded, read=below.read_below,
+            workers=ray_workers.ray_workers)
 sys.stdout.buffer.write(cloudpickle.dumps(sent))
 """
 
@@ -89,9 +91,9 @@ async def watch():
     assert keeper.why == "the engine died"
 
 def load():
-    ended = threading.Event()
+    ended, signs = threading.Event(), lambda: got["read"]() * 0 + len(got["workers"]())
     try:
-        with got["watch"](got["pace"](limit_s=0.01, look_s=0.001), lambda: got["read"]() * 0, ended.set):
+        with got["watch"](got["pace"](limit_s=0.01, look_s=0.001), signs, ended.set):
             assert ended.wait(10)
     except got["ended"] as why:
         return str(why)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +15,8 @@ import pytest
 
 from reconciler.core.wire import HEALTH_PATH, KEY_HEADER
 from reconciler.errors import RuntimeLost
-from tests.contracts.runtime_rigs import Heard, ServeRig, app, gone, is_up, until, workload
+from tests.contracts.runtime_rigs import LONGEST_S, Heard, ServeRig, app, gone, is_up, until, workload
+from tests.contracts.toy_replica import wait_for
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -202,6 +207,52 @@ def test_nothing_that_happens_to_a_model_touches_the_ingress(serve_rig: ServeRig
         assert serve_rig.pids(ROOT) == ingress
     until(serve_rig, gone(b))
     assert serve_rig.pids(ROOT) == ingress
+
+
+# As vLLM's engine core on GPUs: a process below a replica, which has Ray start its workers.
+ENGINE = """
+import os, sys
+import ray
+ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
+@ray.remote(num_cpus=0)
+class Worker:
+    def pid(self):
+        return os.getpid()
+worker = Worker.remote()
+print(ray.get(worker.pid.remote()), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_workers_that_ray_started_for_an_engine_are_known_to_its_replica_and_end_with_it(serve_rig: ServeRig) -> None:
+    import ray
+
+    from reconciler.shell import below, ray_workers
+
+    for module in (below, ray_workers):
+        ray.cloudpickle.register_pickle_by_value(module)
+
+    class Replica:
+        def start(self, address: str) -> int:
+            argv = [sys.executable, "-c", ENGINE, address]
+            self.engine = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            assert self.engine.stdout is not None
+            return int(self.engine.stdout.readline())
+
+        def workers(self) -> list[int]:
+            return [each.pid for each in ray_workers.ray_workers()]
+
+        def end(self) -> None:
+            below.end_below()
+
+    kind = ray.remote(num_cpus=0)(Replica)
+    one, other = kind.remote(), kind.remote()
+    mine, others = ray.get([each.start.remote(serve_rig.address) for each in (one, other)], timeout=LONGEST_S)
+    assert ray.get(one.workers.remote(), timeout=LONGEST_S) == [mine]
+    os.kill(mine, signal.SIGSTOP)  # as one that hangs
+    ray.get(one.end.remote(), timeout=LONGEST_S)
+    wait_for(lambda: not Path(f"/proc/{mine}").exists(), "the stopped worker ends", LONGEST_S)
+    assert ray.get([each.workers.remote() for each in (one, other)], timeout=LONGEST_S) == [[], [others]]
 
 
 def test_serve_that_somebody_has_shut_down_is_lost_and_the_next_process_starts_it_anew(serve_rig: ServeRig) -> None:
