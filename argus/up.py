@@ -2,15 +2,16 @@
 
 State folder, leftovers, ports; then the front, Ray, the API, the reconciler and the demo model's building side by side;
 then the demo through the API; then watching until somebody says stop. Stopping goes API, reconciler, the front when its
-streams have ended, Ray, and all the rest.
+streams have ended (Ray's own with the reconciler, HAProxy after it), Ray, and all the rest.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,6 @@ from argus.commands import API, BUILD, RECONCILER, ROUTER
 from argus.console import Console
 from argus.demo import Demo
 from argus.errors import Stopped, UpFailed
-from argus.health import Probe
 from argus.ready import Ready
 from argus.remote import api_url
 from argus.supervisor import Command, Death, Service, Supervisor, tail
@@ -31,7 +31,7 @@ from argus.waiting import Waiting
 from reconciler.errors import ArgusError
 from reconciler.front import config as haproxy
 from reconciler.front.config import BODIES, FRONT, PARTS
-from reconciler.names import RECONCILER_SOCKET
+from reconciler.names import LAST_SIGNAL, RECONCILER_SOCKET
 from reconciler.settings import Settings
 from reconciler.shell import embedded_repo
 from reconciler.shell.admin_token import VARIABLE, admin_token, token_file
@@ -40,6 +40,7 @@ from reconciler.shell.signing_key import signature
 TEMPLATE = Path(__file__).parent / "specs_template"
 SUPERVISOR = "supervisor"
 
+RECONCILER_GRACE_S = 20.0
 RAYLET_LOOK_S = 2.0
 RAY_LIMIT_S = 120.0
 API_LIMIT_S = 60.0
@@ -96,10 +97,9 @@ class Platform:
         self._start_front()
         if self._embedded_ray and not self._adopted:
             self._children.start(Service(ray_head.NAME, self._ray_command, grace_s=20))
-        self._start_own(API)
+        self._children.start(Service(API, self._own(API)))
         # It waits for Ray's address in run/ray.json by itself, and has seconds of imports to do before it needs it.
-        socket_file = self._home / "run" / RECONCILER_SOCKET
-        self._start_own(RECONCILER, grace_s=20, probe=health.socket_probe(socket_file, "/healthz"))
+        self._start_reconciler()
         target = self._settings.private_root / "hf" / "demo"
         # A shared /private is not ours to put a demo into.
         with_demo = with_demo and target.is_relative_to(self._home)
@@ -180,9 +180,21 @@ class Platform:
         if not in_use:
             _check_port(serving.host, serving.port, "the models'", "--openai-port or ARGUS_OPENAI_PORT")
 
-    def _start_own(self, name: str, grace_s: float = 15.0, probe: Probe | None = None) -> None:
-        command = partial(commands.own, name, self._settings, self._config, self._environ)
-        self._children.start(Service(name, command, grace_s, probe=probe))
+    def _start_reconciler(self) -> None:
+        # Ray's own front ends with Ray: its answers are ended before, by the one who can tell Serve to.
+        drains = self._front == "ray" and self._embedded_ray
+        self._children.start(
+            Service(
+                RECONCILER,
+                self._own(RECONCILER),
+                RECONCILER_GRACE_S + (self._settings.serving.stop_grace_s if drains else 0),
+                stop=LAST_SIGNAL if drains else signal.SIGTERM,
+                probe=health.socket_probe(self._home / "run" / RECONCILER_SOCKET, "/healthz"),
+            )
+        )
+
+    def _own(self, name: str) -> Callable[[], Command]:
+        return partial(commands.own, name, self._settings, self._config, self._environ)
 
     def _ray_wants(self) -> dict[str, object]:
         """Give what a Ray that runs already must have been started for, to be taken over."""
@@ -329,7 +341,7 @@ class Platform:
             for name, words in (
                 (BUILD, "the demo model's building"),
                 (API, "the API"),
-                (RECONCILER, "the reconciler"),
+                (RECONCILER, "the reconciler, and with Ray's front the answers that it has begun"),
                 (FRONT, "the front, when the answers that it has begun are through"),
                 (BODIES, "the front, when the answers that it has begun are through"),
                 (ROUTER, "the router"),

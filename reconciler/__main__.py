@@ -36,7 +36,7 @@ from reconciler.errors import (
 from reconciler.front import config as front
 from reconciler.front import listening
 from reconciler.loop import Reconciler, Rules
-from reconciler.names import RECONCILER_SOCKET
+from reconciler.names import LAST_SIGNAL, RECONCILER_SOCKET
 from reconciler.settings import Settings
 from reconciler.shell import outbox
 from reconciler.shell.folders import DiskModelFolders
@@ -186,11 +186,17 @@ class Runner:
 
 
 def main(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT. Gives the exit status."""
+    """Run until SIGTERM or SIGINT; at LAST_SIGNAL take the application away too. Gives the exit status."""
     _log_to_stderr()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
+    stop, last = threading.Event(), threading.Event()
+
+    def told(number: int, _frame: object) -> None:
+        if number == LAST_SIGNAL:
+            last.set()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, LAST_SIGNAL):
+        signal.signal(number, told)
 
     kind = front.kind(settings.serving)
     engine = open_engine(settings.ledger_url, settings.ledger.timeout_s)
@@ -237,6 +243,8 @@ def main(settings: Settings) -> int:
         # The lease is kept: a call to Ray that never came back may still take effect. The next process of this name
         # takes it back at once, others when it has run out.
         _leave()
+    if last.is_set() and leadership.is_leading():
+        _drain(runtime, settings.serving.stop_grace_s)
     collector.close()
     courier.close()
     keeper.stop()
@@ -268,6 +276,16 @@ def _look_on(runner: Runner, watch: Watch, vitals: Vitals, watchdog: Watchdog, s
             runner.leave()
         except Unreachable as error:
             log.debug("cannot watch: %s", error)
+
+
+def _drain(runtime: ServeRuntime, limit_s: float) -> None:
+    """Let Ray's front end what it has begun: Ray is about to be stopped with all that it runs."""
+    log.info("taking the application away, when the answers that its front has begun are through")
+    try:
+        if not runtime.drain(limit_s):
+            log.warning("answers are cut that still run after serving.stop_grace_s (%g s)", limit_s)
+    except ArgusError as error:
+        log.warning("the application was not taken away: %s", error)
 
 
 def rules(settings: Settings) -> Rules:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import signal
 from typing import NamedTuple
 
 APP_NAME = "argus_llm_app"
@@ -14,6 +15,9 @@ APP_NAME = "argus_llm_app"
 
 RECONCILER_SOCKET = "reconciler.sock"
 """Where the reconciler answers probes, in the state folder's `run`."""
+
+LAST_SIGNAL = signal.SIGUSR1
+"""Tells the reconciler that Ray ends after it: the answers of Ray's own front have to be ended before."""
 
 USERS_FOLDER = "users"
 SPEC_ENDING = ".yaml"

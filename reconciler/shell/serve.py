@@ -2,7 +2,7 @@
 
 `serve.run` as it is documented restarts every model whenever one is added: it gives each deployment a random version.
 Here each deployment carries its own (`Workload.version`), and the root one that says nothing of models. The private
-names of Ray that this takes are all in this file, `replicas`, `phases`, `unplaced` and `kv_board`;
+names of Ray that this takes are all in this file, `replicas`, `phases`, `unplaced`, `ray_workers` and `kv_board`;
 `tests/contracts/test_runtime.py` proves by process id that they do what is said here.
 """
 
@@ -52,6 +52,7 @@ INGRESS_VERSION = "2"
 CALL_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 60.0
 CONTROLLER_GONE_S = 20.0
+DRAIN_LOOK_S = 0.2
 
 BY_VALUE = (wire, routes, answers, ingress, kv_board, front_secret)
 """Modules of ours that the root is made of: nodes have Ray, not Argus."""
@@ -128,6 +129,20 @@ class ServeRuntime:
     def apply(self, app: App) -> None:
         """Make the application hold exactly `app` (`ports.Runtime.apply`)."""
         self._call(lambda: _unless_shut_down(lambda: self._apply(app)), CALL_TIMEOUT_S)
+
+    def drain(self, limit_s: float) -> bool:
+        """Take the application away, and wait until Ray's front has ended the answers that it has begun.
+
+        Its processes end with their last answer. Gives False where one is left after `limit_s` seconds. Raises
+        RuntimeUnreachable.
+        """
+        until = time.monotonic() + limit_s
+        self._call(lambda: serve.delete(APP_NAME, _blocking=False), CALL_TIMEOUT_S)
+        while ROOT in self._call(_targets, CALL_TIMEOUT_S):
+            if time.monotonic() > until:
+                return False
+            time.sleep(DRAIN_LOOK_S)
+        return True
 
     def close(self) -> None:
         """Disconnect. What runs in Serve goes on: its actors are detached."""
@@ -217,11 +232,9 @@ class ServeRuntime:
     def _observe(self) -> Observation:
         # In this order: a status that is older than the version beside it would call a new version healthy because
         # the old one was. The other way round is harmless: a report on an older version counts for nothing.
-        client = _get_global_client()
-        infos = ray.get(client._controller.list_deployments_internal.remote(), timeout=CALL_TIMEOUT_S)
-        targets = {id_.name: info for id_, (info, _route) in infos.items() if id_.app_name == APP_NAME}
+        targets = _targets()
         # What `serve.status` is made of. That call builds a model of it that pickles a class for each deployment.
-        app = client.get_serve_details()["applications"].get(APP_NAME)
+        app = _get_global_client().get_serve_details()["applications"].get(APP_NAME)
         resources, free = ray.cluster_resources(), ray.available_resources()
         cluster = Cluster(total_gpus=resources.get("GPU", 0), free_gpus=free.get("GPU", 0))
         if app is None:
@@ -323,6 +336,12 @@ def ingress_class(max_body_bytes: int, idle_timeout_s: float) -> type[Any]:
         return Ingress(KvReader().news, max_body_bytes, idle_timeout_s)
 
     return serve.ingress(build)()  # type: ignore[no-any-return]  # Ray ships no types
+
+
+def _targets() -> dict[str, Any]:
+    """Give what Serve is to make of each deployment of ours, also of one that goes, while a replica of it is left."""
+    infos = ray.get(_get_global_client()._controller.list_deployments_internal.remote(), timeout=CALL_TIMEOUT_S)
+    return {id_.name: info for id_, (info, _route) in infos.items() if id_.app_name == APP_NAME}
 
 
 def _word(status: Any) -> str:

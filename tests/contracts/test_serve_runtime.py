@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
+from reconciler.core.routes import Route, RoutingTable, Target, Unavailable
 from reconciler.core.wire import HEALTH_PATH, KEY_HEADER
 from reconciler.errors import RuntimeLost
 from tests.contracts.runtime_rigs import LONGEST_S, Heard, ServeRig, app, gone, is_up, until, workload
@@ -207,6 +210,48 @@ def test_nothing_that_happens_to_a_model_touches_the_ingress(serve_rig: ServeRig
         assert serve_rig.pids(ROOT) == ingress
     until(serve_rig, gone(b))
     assert serve_rig.pids(ROOT) == ingress
+
+
+def test_rays_front_ends_the_answers_it_has_begun_before_the_application_is_gone(serve_rig: ServeRig) -> None:
+    from reconciler.shell.kv_board import KvBoard
+
+    a = workload("alice", version="w2")
+    serve_rig.stand_behind("ray")
+    serve_rig.runtime.apply(app(a))
+    (replica,) = serve_rig.heard.until(serve_rig.heard.of(a))
+    loading = Unavailable("model_loading", "is still loading", 10)
+    route = Route(a.model_id, a.model_key, "alice", 0, loading, (Target(replica.name, replica.address, "c1"),))
+    KvBoard().publish(RoutingTable(serve_rig.runtime.secret, (route,)))
+    url = f"http://127.0.0.1:{serve_rig.serving.port}/v1/chat/completions"
+
+    begun = threading.Event()
+
+    def ask(chunks: int) -> str:
+        body = {"model": a.model_id, "chunks": chunks, "every_s": 0.1}
+        with httpx.stream("POST", url, json=body, timeout=LONGEST_S) as answer:
+            text = ""
+            for piece in answer.raise_for_status().iter_text():
+                begun.set()
+                text += piece
+        return text
+
+    def answers() -> bool:
+        with suppress(httpx.HTTPError):
+            return bool(ask(1))
+        return False
+
+    wait_for(answers, "the front answers", LONGEST_S)
+    begun.clear()
+    with ThreadPoolExecutor() as threads:
+        long = threads.submit(ask, 80)
+        assert begun.wait(LONGEST_S)
+        assert not serve_rig.runtime.drain(0.5), "it did not wait for the stream"
+        assert not long.done()
+        assert serve_rig.runtime.drain(LONGEST_S)
+        assert long.result().count("number") == 80
+        assert long.result().endswith("data: [DONE]\n\n")
+    assert not answers()
+    until(serve_rig, lambda seen: seen.app_status is None)
 
 
 # As vLLM's engine core on GPUs: a process below a replica, which has Ray start its workers.
