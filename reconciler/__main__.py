@@ -186,7 +186,7 @@ class Runner:
 
 
 def main(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT; at LAST_SIGNAL take the application away too. Gives the exit status."""
+    """Run until SIGTERM or SIGINT. At LAST_SIGNAL the embedded Ray's application goes too. Gives the exit status."""
     _log_to_stderr()
     stop, last = threading.Event(), threading.Event()
 
@@ -243,7 +243,7 @@ def main(settings: Settings) -> int:
         # The lease is kept: a call to Ray that never came back may still take effect. The next process of this name
         # takes it back at once, others when it has run out.
         _leave()
-    if last.is_set() and leadership.is_leading():
+    if last.is_set() and settings.ray.address is None and leadership.is_leading():
         _drain(runtime, settings.serving.stop_grace_s)
     collector.close()
     courier.close()
