@@ -23,6 +23,8 @@ RAYLET, GCS = r"/raylet/raylet ", r"/gcs_server "
 
 NEXT_S = 3.0
 SPARED = Expectation(heal_s=60)
+AND_K_STARTS = Expectation(heal_s=90)
+"""A process of K's is waited for too: its imports take their time beside two engines."""
 API_AWAY = Expectation(heal_s=60, writes_fail=True)
 ONE_OF_TWO = Expectation(heal_s=180, harm=Harm.CUT, next_s=NEXT_S)
 THE_ONLY_ONE = Expectation(heal_s=180, harm=Harm.CUT, next_s=180)
@@ -198,7 +200,7 @@ PROCESSES = (
         "before-apply",
         "the reconciler dies between commit and apply (K is created)",
         reconciler_killed(BEFORE_APPLY, _create_k, _is_starting),
-        SPARED,
+        AND_K_STARTS,
     ),
     Act(
         "before-record",
@@ -210,7 +212,7 @@ PROCESSES = (
         "publishing",
         "the reconciler dies while it publishes routes (K is created and deleted)",
         reconciler_killed(PUBLISHING, _create_k, _is_published),
-        Expectation(heal_s=90),
+        AND_K_STARTS,
         ("haproxy",),
     ),
     Act("router", "kill -9 the router", killed(ROUTER), SPARED, ("haproxy",)),
