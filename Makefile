@@ -4,7 +4,7 @@
 #   make test    install the test tools too, then pass all tests
 #   make lint    ruff, mypy, import-linter
 #   make schema  write the spec's JSON Schema in specs-template/ anew
-#   make faults  break a running platform in every way the project knows, and see that users are served (40 minutes)
+#   make faults  break a running platform in every way the project knows, and see that users are served (an hour)
 #   make lock    write requirements/*.txt anew from pyproject.toml
 #   make clean   remove what these made; the state folder (.argus) stays
 #
