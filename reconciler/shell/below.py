@@ -11,20 +11,21 @@ from collections.abc import Iterable
 import psutil
 
 
+def processes_below() -> list[psutil.Process]:
+    """Give the processes below this one, whole generations of them."""
+    below: list[psutil.Process] = psutil.Process().children(recursive=True)
+    return below
+
+
 def end_below() -> None:
     """Kill every process below this one, also those that are stopped or deaf to SIGTERM: they hold GPUs and memory.
 
     Resource trackers are spared. They end by themselves, after they have removed the shared memory of the dead.
     """
-    for child in psutil.Process().children(recursive=True):
+    for child in processes_below():
         with contextlib.suppress(psutil.Error):
             if not any("resource_tracker" in word for word in child.cmdline()):
                 child.kill()
-
-
-def read_below() -> int:
-    """Say how many bytes the processes below this one have read so far, as `read_by` counts."""
-    return read_by(psutil.Process().children(recursive=True))
 
 
 def read_by(processes: Iterable[psutil.Process]) -> int:

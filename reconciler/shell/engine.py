@@ -19,7 +19,7 @@ from vllm.utils.system_utils import set_ulimit
 
 from reconciler.core.root_cause import explain, explain_end
 from reconciler.core.wire import SECRET_HEADER
-from reconciler.shell.below import end_below, read_below, read_by
+from reconciler.shell.below import end_below, processes_below, read_by
 from reconciler.shell.engine_app import fit
 from reconciler.shell.engine_log import ReplicaOutput
 from reconciler.shell.front_secret import front_secret
@@ -104,7 +104,8 @@ class ModelServer(LLMServer):
 
     def _signs(self) -> int:
         """Give what grows while an engine loads: what it prints, and what it and its workers read."""
-        return self._output.printed() + read_below() + read_by(ray_workers())
+        below = processes_below()
+        return self._output.printed() + read_by([*below, *ray_workers(below)])
 
     async def _start(self, watch: LoadWatch) -> None:
         secret = front_secret()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterable
 
 import psutil
 import ray
@@ -18,12 +19,12 @@ from ray._private import state  # no public call names a driver's or an actor's 
 log = logging.getLogger(__name__)
 
 
-def ray_workers() -> list[psutil.Process]:
-    """Give the processes on this node that Ray started for those below this one; none where Ray cannot be asked."""
+def ray_workers(drivers: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Give the processes on this node that Ray started for these on it; none where Ray cannot be asked."""
     if not ray.is_initialized():  # or else the first question would start a Ray
         return []
     try:
-        pids = _actors_of({child.pid for child in psutil.Process().children(recursive=True)})
+        pids = _actors_of({driver.pid for driver in drivers})
     except Exception as error:  # whatever Ray raises: a load is not ended for what is not known of it
         log.debug("Ray does not say which workers there are: %s: %s", type(error).__name__, error)
         return []

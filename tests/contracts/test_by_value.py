@@ -27,8 +27,8 @@ sent = dict(table=table, answers=answers.decide, forward=answers.Forward, ingres
             whole=serve.ingress_class(1000, 10.0), root=ingress.EmptyRoot, server=replica_server.ReplicaServer,
             output=engine_log.ReplicaOutput, reader_of_logs=engine_log.LogReader, explain=root_cause.explain,
             keeper=pulse.Keeper, pulse=pulse.Pulse, rhythm=pulse.Rhythm, tell=phases.tell,
-            watch=load_watch.LoadWatch, pace=load_watch.Pace, ended=load_watch.LoadEnded, read=below.read_below,
-            workers=ray_workers.ray_workers)
+            watch=load_watch.LoadWatch, pace=load_watch.Pace, ended=load_watch.LoadEnded,
+            below=below.processes_below, read=below.read_by, workers=ray_workers.ray_workers)
 sys.stdout.buffer.write(cloudpickle.dumps(sent))
 """
 

@@ -97,7 +97,7 @@ def test_an_error_of_a_loads_own_stays_what_it_is() -> None:
 # Loads as vLLM does: starts processes and waits for one of them, without a limit and for nothing else.
 LOADS = """
 import signal, subprocess, sys
-from reconciler.shell.below import end_below, read_below
+from reconciler.shell.below import end_below, processes_below, read_by
 from reconciler.shell.load_watch import LoadEnded, LoadWatch, Pace
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(1000)"
 deaf = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE)
@@ -106,7 +106,7 @@ worker = subprocess.Popen(["sh", "-c", "sleep 1000 & echo $!; wait"], stdout=sub
 print(deaf.pid, worker.pid, worker.stdout.readline().strip(), flush=True)
 worker.send_signal(signal.SIGSTOP)
 try:
-    with LoadWatch(Pace(limit_s=0.2, look_s=0.02), read_below, end_below):
+    with LoadWatch(Pace(limit_s=0.2, look_s=0.02), lambda: read_by(processes_below()), end_below):
         worker.wait()
         raise RuntimeError("See root cause above")
 except LoadEnded as why:
@@ -138,9 +138,9 @@ def test_processes_that_are_stopped_or_deaf_are_ended_and_the_load_comes_back() 
 # Comes back from nothing: it waits for what nobody can end, with no other thread running.
 STUCK = """
 import re
-from reconciler.shell.below import end_below, read_below
+from reconciler.shell.below import end_below, processes_below, read_by
 from reconciler.shell.load_watch import LoadWatch, Pace
-with LoadWatch(Pace(limit_s=0.2, look_s=0.02, back_s=0.1), read_below, end_below):
+with LoadWatch(Pace(limit_s=0.2, look_s=0.02, back_s=0.1), lambda: read_by(processes_below()), end_below):
     {}
 """
 
@@ -173,7 +173,7 @@ input()
 
 
 def test_weights_that_are_read_from_a_disk_are_progress() -> None:
-    from reconciler.shell.below import read_below
+    from reconciler.shell.below import processes_below, read_by
 
     path = ROOT / f".load-watch-{os.getpid()}"  # a folder for temporary files may be memory, which is no disk
     reader = subprocess.Popen(
@@ -183,10 +183,10 @@ def test_weights_that_are_read_from_a_disk_are_progress() -> None:
     assert reader.stdout is not None
     try:
         assert reader.stdout.readline() == "written\n"
-        before = read_below()
+        before = read_by(processes_below())
         print(file=reader.stdin)
         assert reader.stdout.readline() == "read\n"
-        assert read_below() >= before + (1 << 20)
+        assert read_by(processes_below()) >= before + (1 << 20)
     finally:
         reader.kill()
         reader.communicate()

@@ -285,7 +285,7 @@ def test_workers_that_ray_started_for_an_engine_are_known_to_its_replica_and_end
             return int(self.engine.stdout.readline())
 
         def workers(self) -> list[int]:
-            return [each.pid for each in ray_workers.ray_workers()]
+            return [each.pid for each in ray_workers.ray_workers(below.processes_below())]
 
         def end(self) -> None:
             below.end_below()
