@@ -22,6 +22,7 @@ from tests.processes import free_port
 ROOT = Path(__file__).parents[2]
 LONGEST_START_S = 420
 LONGEST_CHANGE_S = 300
+LONGEST_STOP_S = 150
 HAPROXY = r"haproxy .*-f haproxy\.cfg"
 BODIES = r"haproxy .*-f bodies\.cfg"
 ROUTER = r"argus router"
@@ -59,7 +60,7 @@ class Platform:
         """Ask for an end as a terminal or systemd does, and give the exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(120)
+        return self.process.wait(LONGEST_STOP_S)
 
     @property
     def admin(self) -> httpx.Client:

@@ -16,9 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from reconciler.shell.ledger import SqlBoard, open_ledger
-from tests.e2e.platform import BODIES, HAPROXY, ROUTER, Listener, Platform, descendants, wait_until
+from tests.e2e.platform import BODIES, HAPROXY, ROOT, ROUTER, Listener, Platform, descendants, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -28,7 +29,7 @@ ALICE_SPEC = """\
 model_id: qwen-0.5b
 model_source: $HOME/common/hf/demo  # the shared folder
 engine_kwargs:
-  max_model_len: 1024
+  max_model_len: 2048
   enable_auto_tool_choice: true
   tool_call_parser: hermes
 """
@@ -368,24 +369,43 @@ def test_after_all_that_the_loop_still_does_what_is_asked(story: Story) -> None:
     wait_until(lambda: len(platform.replicas(story.alice_key)) == 1, 120, lambda: "a replica is left over")
 
 
-def test_a_stopped_platform_leaves_no_process_and_starts_again_with_the_same_models(story: Story) -> None:
+def test_a_stopped_platform_leaves_no_process_and_starts_again_with_the_same_models_on_the_other_front(
+    story: Story, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    _stop_while_users_stream(story, 1)
     platform = story.platform
-    assert platform.process is not None
-    below = descendants(platform.process.pid)
-    assert below
-    name = platform.detail(story.alice, story.alice_key)["model"]["model_id"]
-    streaming = Listener(platform, name, tokens_each=900)
-    wait_until(lambda: streaming.tokens > 0, 60, lambda: str(streaming.failures))
-    threading.Thread(target=streaming.stop, daemon=True).start()
-    assert platform.stop() == 0
-    streaming.stop()
-    assert (streaming.requests, streaming.failures) == (1, [])
-    assert {pid for pid in below if Path(f"/proc/{pid}").exists()} == set()
+    platform.config = tmp_path_factory.mktemp("config") / "argus.yaml"
+    settings = yaml.safe_load((ROOT / "dev.yaml").read_text())
+    settings["serving"] |= {"front": "ray", "stop_grace_s": 90}
+    platform.config.write_text(yaml.safe_dump(settings))
     platform.start()
     platform.until(story.alice, story.alice_key, _is_running)
     names = {model.id for model in platform.openai.models.list()}
     assert names == {story.demo, platform.detail(story.alice, story.alice_key)["model"]["model_id"]}
     assert "Argus" in platform.say(story.demo)
+    assert platform.front() == set()
+
+
+def test_rays_own_front_ends_what_it_has_begun_before_the_platform_stops(story: Story) -> None:
+    """Their streams take 20 s together. Without a drain Ray ends within six seconds, and cuts them."""
+    _stop_while_users_stream(story, 6)
+
+
+def _stop_while_users_stream(story: Story, users: int) -> None:
+    platform = story.platform
+    assert platform.process is not None
+    below = descendants(platform.process.pid)
+    assert below
+    name = platform.detail(story.alice, story.alice_key)["model"]["model_id"]
+    listeners = [Listener(platform, name, tokens_each=1600) for _ in range(users)]
+    wait_until(lambda: all(listener.tokens for listener in listeners), 60, lambda: str(listeners))
+    for listener in listeners:
+        threading.Thread(target=listener.stop, daemon=True).start()
+    assert platform.stop() == 0
+    for listener in listeners:
+        listener.stop()
+    assert [(listener.requests, listener.failures) for listener in listeners] == [(1, [])] * users
+    assert {pid for pid in below if Path(f"/proc/{pid}").exists()} == set()
 
 
 def _users(platform: Platform) -> list[str]:
