@@ -91,7 +91,12 @@ async def watch():
     assert keeper.why == "the engine died"
 
 def load():
-    ended, signs = threading.Event(), lambda: got["read"]() * 0 + len(got["workers"]())
+    ended = threading.Event()
+
+    def signs():
+        below = got["below"]()
+        return got["read"](below) * 0 + len(got["workers"](below))
+
     try:
         with got["watch"](got["pace"](limit_s=0.01, look_s=0.001), signs, ended.set):
             assert ended.wait(10)
