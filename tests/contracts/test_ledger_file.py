@@ -170,6 +170,31 @@ def test_many_that_find_it_broken_at_once_set_it_aside_once(tmp_path: Path) -> N
         assert SqlLedger(anew).nudges() == 6
 
 
+def test_nobody_sets_a_broken_one_aside_while_another_opens_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path):
+        pass
+    overwrite(tmp_path / "ledger.sqlite")
+    other, corrupt = LedgerFile(tmp_path / "ledger.sqlite"), sqlite3.DatabaseError("malformed")
+    corrupt.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    open_it, turns = os.open, []
+
+    def open_as_the_other_comes(path: Path, flags: int, mode: int = 0o777) -> int:
+        try:
+            return open_it(path, flags, mode)
+        except FileExistsError:
+            turns.append(path)
+            with pytest.raises(LedgerUnreachable, match="being opened or set aside by others"):
+                other.explain(corrupt)
+            raise
+
+    monkeypatch.setattr(os, "open", open_as_the_other_comes)
+    monkeypatch.setattr("reconciler.shell.ledger.file.LONGEST_TURN_S", 0.05)
+    with opened(tmp_path) as anew:
+        assert SqlLedger(anew).nudges() == 0
+    assert turns == [tmp_path / "ledger.sqlite"]
+    assert len(broken_ones(tmp_path)) == 1
+
+
 def test_a_ledger_that_is_only_busy_is_neither_lost_nor_set_aside(tmp_path: Path) -> None:
     with opened(tmp_path):
         pass

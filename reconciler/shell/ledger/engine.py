@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -32,7 +31,6 @@ _INSERT: dict[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgres
 _WRITES = "argus_writes"
 _FILES: WeakKeyDictionary[Engine, LedgerFile] = WeakKeyDictionary()
 _SCHEMA_LOCK = 0x41726775  # any number that no other user of the same PostgreSQL database locks: "Argu"
-_OWNER_ONLY = 0o600
 
 
 def open_engine(
@@ -134,9 +132,10 @@ def _open_sqlite(url: URL, timeout_s: float) -> Engine:
     path = url.database
     if not path or path == ":memory:" or path.startswith("file:"):
         raise SettingsError(f"key 'ledger.url': SQLite keeps the ledger in a file, given by its path; {_RIGHT}")
-    _make_private(Path(path))
+    file = LedgerFile(Path(path))
+    file.make()
     engine = _create(url, connect_args={"timeout": timeout_s}, pool_timeout=timeout_s)
-    file = _FILES[engine] = LedgerFile(Path(path))
+    _FILES[engine] = file
 
     # Before a connection is made too: whoever has lost the file keeps away from the one that took its place.
     @event.listens_for(engine, "do_connect")
@@ -164,22 +163,6 @@ def _open_sqlite(url: URL, timeout_s: float) -> Engine:
 
     _switch_to_wal(engine, file, timeout_s)
     return engine
-
-
-def _make_private(path: Path) -> None:
-    """Make the file, or take from others what they may do with it; SQLite gives `-wal` and `-shm` the same mode.
-
-    One that exists is never opened here: a process that closes a file gives up all its locks on it, also those that
-    SQLite has for a connection opened before. Another process would take itself for the last one then, and remove what
-    is beside the file, under the connections of this one.
-    """
-    try:
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY))
-        if stat.S_IMODE(path.stat().st_mode) != _OWNER_ONLY:
-            path.chmod(_OWNER_ONLY)
-    except OSError as error:
-        raise LedgerUnreachable(f"the ledger {path} cannot be opened: {error.strerror}") from None
 
 
 def _switch_to_wal(engine: Engine, file: LedgerFile, timeout_s: float) -> None:

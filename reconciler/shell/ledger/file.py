@@ -8,7 +8,9 @@ the repository and from Serve, and what can still be read of it is for people to
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -25,6 +27,7 @@ BESIDE = ("-wal", "-shm")
 LONGEST_TURN_S = 10.0
 """How long another process may take to open the file, or to look through a broken one."""
 
+_OWNER_ONLY = 0o600
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _MOVED = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 """What SQLite may say of a file that another process sets aside under it (and of one that has other troubles)."""
@@ -40,6 +43,23 @@ class LedgerFile:
         self.on_lost: Callable[[], None] = lambda: None
         self._identity = _identity(path)
         self._lost = False
+
+    def make(self) -> None:
+        """Make the file, or take from others what they may do with it; SQLite gives what is beside it the same mode.
+
+        One that exists is never opened here: a process that closes a file gives up all its locks on it, also those that
+        SQLite has for a connection opened before. Another process would take itself for the last one then, and remove
+        what is beside the file, under the connections of this one. Raises LedgerUnreachable.
+        """
+        with self.alone():  # between two of these steps another process must not set the file aside
+            try:
+                with suppress(FileExistsError):
+                    os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY))
+                if stat.S_IMODE(self.path.stat().st_mode) != _OWNER_ONLY:
+                    self.path.chmod(_OWNER_ONLY)
+            except OSError as error:
+                raise LedgerUnreachable(f"the ledger {self.path} cannot be opened: {error.strerror}") from None
+            self._identity = _identity(self.path)
 
     def check(self) -> None:
         """Raise LedgerLost where the file at the path is not the one that was opened."""
