@@ -387,7 +387,7 @@ def test_a_stopped_platform_leaves_no_process_and_starts_again_with_the_same_mod
 
 
 def test_rays_own_front_ends_what_it_has_begun_before_the_platform_stops(story: Story) -> None:
-    """Their streams take 20 s together. Without a drain Ray ends within six seconds, and cuts them."""
+    """So many that their streams outlast Ray, which ends within six seconds and would cut them."""
     _stop_while_users_stream(story, 6)
 
 
