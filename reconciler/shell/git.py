@@ -113,14 +113,14 @@ class Git:
             self._environment["GIT_SSH_COMMAND"] = "ssh -oBatchMode=yes"  # ssh asks nobody for a password either
         self._environment |= _as_environment(settings, 0)
         self._settings = len(settings)
-        self._patience = Patience("git", timeout_s)
-        self._reader = ObjectReader(lambda: self._start(("cat-file", "--batch-command")), self._patience)
+        self.patience = Patience("git", timeout_s)
+        self._reader = ObjectReader(lambda: self._start(("cat-file", "--batch-command")), self.patience)
         self._blobs = Blobs(self)
 
     def attempt(self, *arguments: str, stdin: bytes = b"") -> Outcome:
         """Run one command and give what it left, whatever its status. Raises SourceUnreachable, also past the limit."""
         # That a remote does not answer says nothing of the repository here.
-        patience = Patience("git", self.timeout_s) if arguments[0] in _REMOTE_VERBS else self._patience
+        patience = Patience("git", self.timeout_s) if arguments[0] in _REMOTE_VERBS else self.patience
         with patience.asking(arguments[0]):
             process = self._start(arguments)
             try:
@@ -131,10 +131,6 @@ class Git:
                 process.communicate()
                 raise TimeoutError from None
         return Outcome(process.returncode, out, err)
-
-    def refuse_if_hanging(self) -> None:
-        """Raise SourceUnreachable where git has let a question go unanswered, and is being asked another."""
-        self._patience.refuse_if_tried()
 
     def run(self, *arguments: str, stdin: bytes = b"") -> bytes:
         """Run one command and give what it printed. Raises SourceUnreachable, also where it fails."""
@@ -200,7 +196,7 @@ class Git:
 
         Raises SourceUnreachable.
         """
-        with self._patience.asking("cat-file"):
+        with self.patience.asking("cat-file"):
             process, is_late = self._start(("cat-file", "blob", blob)), threading.Event()
 
             def end_it() -> None:

@@ -88,7 +88,7 @@ class ObjectReader:
 
     def _ask(self, verb: str, names: Sequence[str], read: Callable[[], Answer]) -> list[Answer] | None:
         question = "".join(f"{verb} {name}\n" for name in names).encode(errors="surrogateescape")
-        if len(question) > LONGEST_QUESTION or not self._lock.acquire(timeout=self._patience.limit_s):
+        if len(question) > LONGEST_QUESTION or not self._patience.take(self._lock, self._patience.limit_s):
             return None
         try:
             if self._clock() < self._rests_until:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 
 from reconciler.errors import SourceUnreachable
 
+_LOOK_EVERY_S = 0.25
+
 
 class Patience:
     """With one that has let a question go unanswered, only one more is tried at a time, until it answers.
@@ -52,6 +54,18 @@ class Patience:
         finally:
             if is_trial:
                 self._is_tried = False
+
+    def take(self, lock: threading.Lock, limit_s: float) -> bool:
+        """Wait for a lock whose holder may be asking, and say whether it was given within `limit_s` seconds.
+
+        Raises SourceUnreachable where a question of one's own would be refused: nobody waits for whoever tries.
+        """
+        until = self._clock() + limit_s
+        while not lock.acquire(timeout=_LOOK_EVERY_S):
+            self.refuse_if_tried()
+            if self._clock() > until:
+                return False
+        return True
 
     def refuse_if_tried(self) -> None:
         """Raise SourceUnreachable where a question of one's own would be refused."""

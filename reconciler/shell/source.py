@@ -240,11 +240,11 @@ class GitSource:
         """Be the only thread inside. Raises SourceUnreachable.
 
         Who waited while another found git unreachable shares that answer: sixteen requests that found it out one after
-        the other would take sixteen times the limit.
+        the other would take sixteen times the limit. Once it is known, nobody waits for who looks whether it still is.
         """
         began = time.monotonic()
         limit_s = 2 * self.copy.timeout_s  # long enough to hear what became of a command that began just before
-        if not self._lock.acquire(timeout=limit_s):
+        if not self.copy.git.patience.take(self._lock, limit_s):
             raise SourceUnreachable(f"git has kept others busy for {limit_s:g} s")
         try:
             if self._failed_at > began:

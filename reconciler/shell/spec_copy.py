@@ -113,7 +113,7 @@ class SpecCopy:
     def refuse_if_stuck(self) -> None:
         """Raise SourceUnreachable where the remote or git itself lets others wait already."""
         self._fetcher.refuse_if_stuck()
-        self.git.refuse_if_hanging()
+        self.git.patience.refuse_if_tried()
 
     def fetch_for_write(self) -> None:
         """Bring the mirror up to date for somebody who cannot go on without. Raises SourceUnreachable."""

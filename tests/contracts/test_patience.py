@@ -71,31 +71,37 @@ def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str = "*") -
     return switch, calls
 
 
-def test_a_write_is_refused_at_once_while_another_finds_out_whether_git_still_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("trial", ["read", "write"])
+def test_reads_and_writes_are_refused_at_once_while_another_finds_out_whether_git_still_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trial: str
 ) -> None:
     switch, calls = hanging(tmp_path, monkeypatch)
     repository = Repository(tmp_path / "specs.git")
     repository.commit({"README.md": b"x"})
-    store = SpecStore(GitSource(str(repository.path), home=tmp_path, timeout_s=3))
+    source = GitSource(str(repository.path), home=tmp_path, timeout_s=3)
+    store = SpecStore(source)
 
-    def write(name: str) -> None:
-        store.write(f"users/ann/{name}.yaml", lambda _: b"new", author="ann", subject="write")
+    def write() -> None:
+        store.write("users/ann/a.yaml", lambda _: b"new", author="ann", subject="write")
+
+    def read() -> None:
+        source.tree()
 
     switch.touch()
     with pytest.raises(SourceUnreachable, match="did not finish"):
-        write("first")
+        write()
     seen = len(calls.read_text())
     with ThreadPoolExecutor(1) as pool:
-        trial = pool.submit(write, "trial")
+        tried = pool.submit({"read": read, "write": write}[trial])
         wait_for(lambda: len(calls.read_text()) > seen, "the trial has begun", 30)
-        with pytest.raises(SourceUnreachable, match="git has not answered for"):
-            write("meanwhile")
-        assert not trial.done(), "the refusal did not wait for the trial"
-        assert isinstance(trial.exception(30), SourceUnreachable)
+        for meanwhile in (read, write):
+            with pytest.raises(SourceUnreachable, match="git has not answered for"):
+                meanwhile()
+        assert not tried.done(), "the refusal did not wait for the trial"
+        assert isinstance(tried.exception(30), SourceUnreachable)
     switch.unlink()
-    write("last")
-    assert repository.changed_paths("main") == ["users/ann/last.yaml"]
+    write()
+    assert repository.changed_paths("main") == ["users/ann/a.yaml"]
 
 
 def test_a_remote_that_hangs_keeps_nobody_from_the_repository_here(
@@ -116,6 +122,6 @@ def test_a_remote_that_hangs_keeps_nobody_from_the_repository_here(
     fetching = threading.Thread(target=fetch)
     fetching.start()
     wait_for(lambda: len(calls.read_text()) == 2, "git fetch hangs again", 30)
-    here.refuse_if_hanging()
+    here.patience.refuse_if_tried()
     assert here.head("main") == head
     fetching.join()
