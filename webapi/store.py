@@ -25,6 +25,7 @@ from reconciler.shell.git import STALE_LOCK_S
 from reconciler.shell.git_answers import BlobInfo, scrub
 from reconciler.shell.mending import mend
 from reconciler.shell.objects import FILE_MODE, FOLDER_MODE, Kind, TreeEntry, object_id, parse_tree, tree_with
+from reconciler.shell.patience import take
 from reconciler.shell.source import GitSource
 from webapi.commit_objects import commit_object, committed_at, tree_of
 from webapi.identities import Known
@@ -36,9 +37,6 @@ PLAIN = "100644"
 
 _FOLDER = "040000"
 _FILE_MODES = {PLAIN, "100755", "120000"}
-
-_LOOK_EVERY_S = 0.25
-"""How often somebody who waits for his turn looks whether there is any sense in it, in seconds."""
 
 _AUTHOR = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]*[A-Za-z0-9_-])?\Z")
 
@@ -220,10 +218,8 @@ class SpecStore(SpecReader):
         """Try until something has landed, with other threads of this process one at a time. Raises Moved."""
         deadline = time.monotonic() + self._copy.timeout_s
         # Threads of one process take turns, which spares them losing races to each other.
-        while not self._turn.acquire(timeout=_LOOK_EVERY_S):
-            self._copy.refuse_if_stuck()
-            if time.monotonic() > deadline:
-                raise Moved("other writes took all the time there was; try again")
+        if not take(self._turn, self._copy.timeout_s, self._copy.refuse_if_stuck):
+            raise Moved("other writes took all the time there was; try again")
         try:
             for number in range(1_000_000):
                 if number:

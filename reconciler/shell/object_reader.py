@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from reconciler.errors import SourceUnreachable
-from reconciler.shell.patience import Patience
+from reconciler.shell.patience import Patience, take
 
 Answer = TypeVar("Answer")
 
@@ -88,7 +88,8 @@ class ObjectReader:
 
     def _ask(self, verb: str, names: Sequence[str], read: Callable[[], Answer]) -> list[Answer] | None:
         question = "".join(f"{verb} {name}\n" for name in names).encode(errors="surrogateescape")
-        if len(question) > LONGEST_QUESTION or not self._patience.take(self._lock, self._patience.limit_s):
+        patience = self._patience
+        if len(question) > LONGEST_QUESTION or not take(self._lock, patience.limit_s, patience.refuse_if_tried):
             return None
         try:
             if self._clock() < self._rests_until:

@@ -14,6 +14,20 @@ from contextlib import contextmanager
 from reconciler.errors import SourceUnreachable
 
 _LOOK_EVERY_S = 0.25
+"""How often somebody who waits for a lock looks whether there is any sense in it."""
+
+
+def take(lock: threading.Lock, limit_s: float, refuse: Callable[[], None]) -> bool:
+    """Wait for a lock whose holder may be asking, and say whether it was given within `limit_s` seconds.
+
+    `refuse` is called meanwhile, and raises where nobody should wait for the holder any more.
+    """
+    until = time.monotonic() + limit_s
+    while not lock.acquire(timeout=max(0.0, min(_LOOK_EVERY_S, until - time.monotonic()))):
+        refuse()
+        if time.monotonic() >= until:
+            return False
+    return True
 
 
 class Patience:
@@ -54,18 +68,6 @@ class Patience:
         finally:
             if is_trial:
                 self._is_tried = False
-
-    def take(self, lock: threading.Lock, limit_s: float) -> bool:
-        """Wait for a lock whose holder may be asking, and say whether it was given within `limit_s` seconds.
-
-        Raises SourceUnreachable where a question of one's own would be refused: nobody waits for whoever tries.
-        """
-        until = self._clock() + limit_s
-        while not lock.acquire(timeout=_LOOK_EVERY_S):
-            self.refuse_if_tried()
-            if self._clock() > until:
-                return False
-        return True
 
     def refuse_if_tried(self) -> None:
         """Raise SourceUnreachable where a question of one's own would be refused."""

@@ -23,6 +23,7 @@ from reconciler.shell.access import Access
 from reconciler.shell.fetching import LONGEST_PAUSE_S
 from reconciler.shell.followed_branch import FollowedBranch
 from reconciler.shell.ownership import Ownership, Recall
+from reconciler.shell.patience import take
 from reconciler.shell.spec_copy import SpecCopy, folder_of
 
 PATIENCE_S = 5.0
@@ -244,7 +245,7 @@ class GitSource:
         """
         began = time.monotonic()
         limit_s = 2 * self.copy.timeout_s  # long enough to hear what became of a command that began just before
-        if not self.copy.git.patience.take(self._lock, limit_s):
+        if not take(self._lock, limit_s, self.copy.git.patience.refuse_if_tried):
             raise SourceUnreachable(f"git has kept others busy for {limit_s:g} s")
         try:
             if self._failed_at > began:
