@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reconciler.core.entities import WrittenBy
 from reconciler.core.history import API_EMAIL, API_NAME
+from reconciler.shell.git import Git
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -64,6 +66,16 @@ def loose(folder: Path, blob: str) -> Path:
     if path.exists():
         path.chmod(0o644)
     return path
+
+
+class CountingGit(Git):
+    """Counts the processes that it starts."""
+
+    started = 0
+
+    def _start(self, arguments: Sequence[str]) -> Any:
+        self.started += 1
+        return super()._start(arguments)
 
 
 class Repository:

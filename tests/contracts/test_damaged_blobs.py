@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +17,7 @@ from reconciler.shell.mending import mend
 from reconciler.shell.objects import object_id
 from reconciler.shell.source import GitSource
 from reconciler.shell.spec_copy import MIRROR_FOLDER
-from tests.repositories import Repository, git, git_bytes, loose, put_git_on_path
+from tests.repositories import CountingGit, Repository, git, git_bytes, loose, put_git_on_path
 
 TEXT = "".join(f"line {number} of a file that is long enough to be cut\n" for number in range(200)).encode()
 BAD, GOOD = object_id("blob", TEXT), object_id("blob", b"good")
@@ -101,16 +100,6 @@ def test_what_is_no_file_is_told_as_what_it_is(repository: Repository) -> None:
         tree: Damaged(tree, "it is a tree and no file"),
         GOOD: b"good",
     }
-
-
-class CountingGit(Git):
-    """Counts the processes that it starts."""
-
-    started = 0
-
-    def _start(self, arguments: Sequence[str]) -> Any:
-        self.started += 1
-        return super()._start(arguments)
 
 
 def test_one_bad_among_thousands_costs_a_few_processes_at_first_and_one_from_then_on(repository: Repository) -> None:

@@ -8,16 +8,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from reconciler.errors import SourceUnreachable
-from reconciler.shell.git import Git
 from reconciler.shell.git_answers import Outcome
 from reconciler.shell.source import GitSource
 from reconciler.shell.spec_copy import MIRROR_FOLDER, is_remote
-from tests.repositories import Repository, git, put_git_on_path, runs
+from tests.repositories import CountingGit, Repository, git, put_git_on_path, runs
 
 ANN = "users/ann/a.yaml"
 BOB = "users/bob/b.yaml"
@@ -48,16 +46,6 @@ def test_a_commit_is_found_by_its_beginning_with_what_came_after_it(repository: 
     assert not source.is_after(second, bare)
     assert source.is_after(first, None)
     assert source.is_after(first, "0" * 40)
-
-
-class CountingGit(Git):
-    """Counts the processes that it starts."""
-
-    started = 0
-
-    def _start(self, arguments: Sequence[str]) -> Any:
-        self.started += 1
-        return super()._start(arguments)
 
 
 def test_a_branch_that_stood_still_costs_no_process_and_one_that_moved_one(repository: Repository) -> None:
